@@ -1,0 +1,1 @@
+//! The real unshare binary against the real kernel.

@@ -1,0 +1,195 @@
+//! act: do the steps, one call each, and become the program.
+//!
+//! Who does what, when there is a child (the protocol between the two is this list):
+//!
+//!   parent                                   child
+//!   close descriptors, read fstab, open the
+//!     pid file, unshare, steps `before`
+//!   hold signals, fork --------------------> die with the parent (kill_child)
+//!   write the pid file                       the world: mounts and root
+//!   close the gate -----------------------> wait at the gate when there is a pid file
+//!   wait, pass signals down                  steps `after`, then init or the program
+//!   end as the child
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Error, Result, anyhow};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{ForkResult, Gid, Uid, getegid, geteuid, getpid, pipe2, setgid, setgroups, setsid, setuid};
+use unshare::child::{Held, Wait, end_as};
+use unshare::{caps, exec, fail, sys};
+
+use crate::cli::Setgroups;
+use crate::plan::{Fork, Plan, Step};
+use crate::{fstab, init, mounts};
+
+pub fn run(plan: Plan) -> Result<()> {
+    if plan.close_fds {
+        close_inherited(&plan.keep_fds);
+    }
+    let table = plan.fstab.as_deref().map(fstab::read).transpose()?.unwrap_or_default();
+    let pid_file = plan.fork.as_ref().and_then(|fork| fork.pid_file.as_ref());
+    let pid_file = pid_file
+        .map(|path| {
+            let file = File::create(path).with_context(|| format!("cannot write '{}'", path.display()))?;
+            let (gate, opener) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+            Ok::<_, Error>((file, gate, opener))
+        })
+        .transpose()?;
+    let ids = (geteuid(), getegid());
+    if !plan.kinds.is_empty() {
+        nix::sched::unshare(plan.kinds)
+            .context("unshare failed")
+            .map_err(|e| hint_on_unshare(e, plan.kinds))?;
+    }
+    for step in &plan.before {
+        act(step, ids)?;
+    }
+    let gate = match &plan.fork {
+        Some(fork) => become_child(fork, plan.init, pid_file)?,
+        None => None,
+    };
+    if let Some(world) = &plan.world {
+        mounts::make(world, &table)?;
+    }
+    for step in &plan.after {
+        act(step, ids)?;
+    }
+    if let Some(gate) = gate {
+        // An error or an end of file both mean that the parent has done its part or is gone.
+        let _ = File::from(gate).read(&mut [0]);
+    }
+    if plan.init { init::run(&plan.argv, &plan.keep_fds) } else { Err(exec::exec(&plan.argv)) }
+}
+
+fn act(step: &Step, ids: (Uid, Gid)) -> Result<()> {
+    let done = match step {
+        Step::MapRoot => map_root(ids),
+        Step::Setgroups(Setgroups::Allow) => fs::write("/proc/self/setgroups", "allow").map_err(Error::new),
+        Step::Setgroups(Setgroups::Deny) => fs::write("/proc/self/setgroups", "deny").map_err(Error::new),
+        Step::Hostname(name) => nix::unistd::sethostname(name).map_err(Error::new),
+        Step::Chdir(dir) => nix::unistd::chdir(dir).map_err(Error::new),
+        Step::NewSession => match setsid() {
+            // Already the leader of a group, as a job of an interactive shell is; a child of ours never is.
+            Err(Errno::EPERM) => Err(anyhow!("EPERM: this process leads a process group; add --fork")),
+            done => done.map(drop).map_err(Error::new),
+        },
+        Step::NewKeyring => match sys::new_session_keyring() {
+            Err(Errno::ENOSYS) => Ok(()), // a kernel without keyrings has none to share
+            done => done.map_err(Error::new),
+        },
+        Step::Setgid(id) => setgroups(&[]).map_err(Error::new).and_then(|()| Ok(setgid(Gid::from_raw(*id))?)),
+        Step::Setuid(id) => setuid(Uid::from_raw(*id)).map_err(Error::new),
+        Step::NoNewPrivs => sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop).map_err(Error::new),
+        Step::Bounding(keep) => caps::drop_bounding(*keep),
+        Step::Caps(keep) => caps::limit(*keep),
+    };
+    done.with_context(|| format!("cannot {step}"))
+}
+
+/// The one-line maps that user_namespaces(7) allows to everybody: own ids only, setgroups given up first.
+fn map_root((uid, gid): (Uid, Gid)) -> Result<()> {
+    for (file, text) in
+        [("uid_map", format!("0 {uid} 1")), ("setgroups", "deny".into()), ("gid_map", format!("0 {gid} 1"))]
+    {
+        match fs::write(format!("/proc/self/{file}"), text) {
+            Err(e) if file == "setgroups" && e.kind() == std::io::ErrorKind::NotFound => {} // before 3.19
+            done => done.with_context(|| format!("write failed /proc/self/{file}"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Forks; comes back in the child, with the gate at which it must wait. The parent stays in here.
+fn become_child(
+    fork: &Fork,
+    init: bool,
+    pid_file: Option<(File, OwnedFd, OwnedFd)>,
+) -> Result<Option<OwnedFd>> {
+    let mut terminations = SigSet::empty();
+    terminations.add(Signal::SIGINT);
+    terminations.add(Signal::SIGTERM);
+    let held = Held::block(&terminations, fork.forward)?;
+    // Process 1 must have all signals blocked from its first moment: the kernel drops what it does not handle.
+    let all = init.then(|| Held::block(&SigSet::all(), false)).transpose()?;
+    let parent = fork.kill_child.map(|_| sys::pidfd_open(getpid()).ok());
+    let forked = sys::fork();
+    match forked.map_err(Error::new).context("fork failed").map_err(hint_on_fork)? {
+        ForkResult::Child => {
+            if !init {
+                held.restore()?;
+            }
+            if let Some(signal) = fork.kill_child {
+                die_with(parent.flatten(), signal)?;
+            }
+            Ok(pid_file.map(|(_, gate, _)| gate))
+        }
+        ForkResult::Parent { child } => {
+            if let Some(all) = all {
+                all.restore()?;
+            }
+            let forward = if fork.forward { terminations } else { SigSet::empty() };
+            if let Some((mut file, ..)) = pid_file {
+                writeln!(file, "{child}").context("cannot write the pid file").inspect_err(|_| {
+                    let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
+                })?;
+            }
+            end_as(Wait { forward, follow_stops: false }.wait_for(child)?)
+        }
+    }
+}
+
+/// PR_SET_PDEATHSIG, and what it misses: a parent that died before the call.
+fn die_with(parent: Option<OwnedFd>, signal: Signal) -> Result<()> {
+    sys::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong)
+        .context("cannot set the parent death signal")?;
+    let Some(parent) = parent else { return Ok(()) }; // no pidfd before 5.3: the race stays open there
+    let mut fds = [PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+        std::process::exit(128 + signal as i32);
+    }
+    Ok(())
+}
+
+fn close_inherited(keep: &[i32]) {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| *fd as u32).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep {
+        if fd > first {
+            sys::close_range(first, fd - 1);
+        }
+        first = first.max(fd + 1);
+    }
+    sys::close_range(first, u32::MAX);
+}
+
+fn hint_on_unshare(error: Error, kinds: CloneFlags) -> Error {
+    match error.downcast_ref::<Errno>() {
+        Some(Errno::EPERM) if !kinds.contains(CloneFlags::CLONE_NEWUSER) && !geteuid().is_root() => {
+            fail::hint(error, "run it as root, or add --map-root-user (-r)")
+        }
+        Some(Errno::EPERM) if kinds.contains(CloneFlags::CLONE_NEWUSER) => fail::hint(
+            error,
+            "user namespaces may be switched off: see sysctl kernel.unprivileged_userns_clone, \
+                 and user_namespaces(7) for a chroot",
+        ),
+        Some(Errno::ENOSPC) => fail::hint(error, "a limit is reached: see sysctl -a | grep '^user.max_'"),
+        Some(Errno::EINVAL) => {
+            fail::hint(error, "this kernel lacks one of the namespaces: see ls /proc/self/ns")
+        }
+        _ => error,
+    }
+}
+
+fn hint_on_fork(error: Error) -> Error {
+    match error.downcast_ref::<Errno>() {
+        Some(Errno::ENOMEM) => fail::hint(error, "the pid namespace has lost its process 1"),
+        _ => error,
+    }
+}

@@ -1,0 +1,87 @@
+//! fail: how every tool ends: one line on stderr, a hint where there is a remedy, a documented status.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use anyhow::{Error, Result};
+
+use crate::exec::ExecError;
+
+/// A malformed command line: has a status of its own in netns, cgset and mkrootfs.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// An error with a remedy, printed as a second line.
+#[derive(Debug)]
+struct Hinted {
+    error: Error,
+    hint: String,
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.error)
+    }
+}
+
+impl std::error::Error for Hinted {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// `error` with the line "hint: …" below it: say what to type.
+pub fn hint(error: Error, hint: impl Into<String>) -> Error {
+    Error::new(Hinted { error, hint: hint.into() })
+}
+
+/// The statuses that differ between tools; 126 and 127 are the same in all.
+pub struct Statuses {
+    pub usage: u8,
+    pub failure: u8,
+}
+
+/// Prints what went wrong and gives the status to end with.
+pub fn report(tool: &str, error: &Error, statuses: &Statuses) -> u8 {
+    // One write a line, so that two tools that fail at once do not mix their words.
+    let mut text = format!("{tool}: {error:#}\n");
+    let usage = error.chain().any(|e| e.is::<Usage>() || e.is::<lexopt::Error>());
+    if usage {
+        text += &format!("Try '{tool} --help' for more information.\n");
+    }
+    for hinted in error.chain().filter_map(|e| e.downcast_ref::<Hinted>()) {
+        text += &format!("hint: {}\n", hinted.hint);
+    }
+    // A closed stderr leaves the status as the only message.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    match error.chain().find_map(|e| e.downcast_ref::<ExecError>()) {
+        Some(failed) => failed.status(),
+        None if usage => statuses.usage,
+        None => statuses.failure,
+    }
+}
+
+/// The tail of every main.
+pub fn end(tool: &str, statuses: &Statuses, result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(tool, &error, statuses).into(),
+    }
+}
+
+/// Prints a result to stdout; a full disk is a failure, a closed pipe is not our concern (SIGPIPE).
+pub fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::new(e).context("cannot write to standard output"))
+}

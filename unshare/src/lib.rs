@@ -1,0 +1,12 @@
+//! What the five tools share: namespaces and the process that carries them.
+//!
+//! nsenter and netns borrow the namespace table, exec and the stand-in parent; cgset and mkrootfs the
+//! latter two. A thing enters this library only when two tools need it.
+
+pub mod caps;
+pub mod child;
+pub mod exec;
+pub mod fail;
+pub mod ns;
+pub mod rooted;
+pub mod sys;

@@ -1,0 +1,29 @@
+//! unshare: run a program in new namespaces (unshare(2)), in a world prepared for it.
+//!
+//! parse -> plan -> act: cli.rs reads the words, plan.rs knows every rule between them and gives the list of
+//! steps, act.rs does one after the other and says which one failed.
+
+mod act;
+mod cli;
+mod dev;
+mod fstab;
+mod init;
+mod mounts;
+mod plan;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use unshare::fail::{Statuses, end, print};
+
+fn main() -> ExitCode {
+    end("unshare", &Statuses { usage: 1, failure: 1 }, run())
+}
+
+fn run() -> Result<()> {
+    match cli::parse(lexopt::Parser::from_env())? {
+        cli::Request::Help => print(cli::HELP),
+        cli::Request::Version => print(concat!("unshare from slipway ", env!("CARGO_PKG_VERSION"), "\n")),
+        cli::Request::Run(options) => act::run(plan::plan(*options)?),
+    }
+}

@@ -1,0 +1,283 @@
+//! mounts: make the world that the program will see: propagation, root, proc, sys, dev, fstab, masks.
+//!
+//! The tree that becomes the root may be hostile. So every place inside it is found by `rooted`, which no
+//! link leads out of, and mounted on by descriptor; all this while the caller's own tree is still there to
+//! take bind mounts from. Only then the root changes (CVE-2021-30465 is what happens otherwise).
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Error, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, fstat, makedev};
+use nix::unistd::{chdir, chroot, fchdir, pivot_root};
+use unshare::{fail, rooted, sys};
+
+use crate::dev;
+use crate::fstab::{Bind, Line};
+use crate::plan::{Root, World};
+
+/// Nothing in proc and sys is a program or a device.
+const KERNEL: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+/// What tells about the host or reaches the machine: hidden. The list that OCI runtimes mask.
+const HIDDEN: [&str; 13] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+];
+
+/// What programs want to read but nobody in a ship may write.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+pub fn make(world: &World, table: &[Line]) -> Result<()> {
+    if let Some(mode) = world.propagation {
+        mount(None::<&str>, "/", None::<&str>, mode | MsFlags::MS_REC, None::<&str>)
+            .context("cannot change root filesystem propagation")
+            .map_err(|e| {
+                fail::hint(e, "when / is not a mount point (in a chroot): --propagation unchanged")
+            })?;
+    }
+    let root = open_root(&world.root)?;
+    fill(world, table, &root)?;
+    match &world.root {
+        Root::Same => Ok(()),
+        Root::Chroot(dir) => {
+            change_root(&root).with_context(|| format!("cannot change root directory to '{}'", dir.display()))
+        }
+        Root::Pivot(dir) => pivot(&root).with_context(|| format!("cannot pivot root to '{}'", dir.display())),
+    }
+}
+
+fn open_root(root: &Root) -> Result<OwnedFd> {
+    let place = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let at = |dir: &Path| {
+        open(dir, place, Mode::empty()).with_context(|| format!("cannot open the root '{}'", dir.display()))
+    };
+    match root {
+        Root::Same => at(Path::new("/")),
+        Root::Chroot(dir) => at(dir),
+        Root::Pivot(dir) => {
+            let on_itself = || -> nix::Result<OwnedFd> {
+                let fd = open(dir, place, Mode::empty())?;
+                match sys::open_tree_clone(fd.as_fd()) {
+                    Ok(tree) => sys::move_mount(tree.as_fd(), fd.as_fd()).map(|()| tree),
+                    Err(Errno::ENOSYS) => {
+                        mount(
+                            Some(dir),
+                            dir,
+                            None::<&str>,
+                            MsFlags::MS_BIND | MsFlags::MS_REC,
+                            None::<&str>,
+                        )?;
+                        open(dir, place, Mode::empty())
+                    }
+                    Err(errno) => Err(errno),
+                }
+            };
+            on_itself().with_context(|| format!("cannot mount the root '{}' on itself", dir.display()))
+        }
+    }
+}
+
+fn fill(world: &World, table: &[Line], root: &OwnedFd) -> Result<()> {
+    if let Some(dir) = &world.mount_proc {
+        mount_proc(world, root.as_fd(), dir)?;
+    }
+    if world.mount_sys {
+        let flags = KERNEL | MsFlags::MS_RDONLY;
+        mount_on(root.as_fd(), Path::new("/sys"), "sysfs", flags, "").context("mount /sys failed")?;
+    }
+    if world.mount_dev {
+        dev::make(root.as_fd(), world.bind_devices).context("cannot make a private /dev")?;
+    }
+    for line in table {
+        match mount_line(root.as_fd(), line) {
+            Err(e) if line.nofail && e.downcast_ref() == Some(&Errno::ENOENT) => {}
+            done => done.with_context(|| format!("cannot mount '{}'", line.target.display()))?,
+        }
+    }
+    if world.mask_paths {
+        mask(root.as_fd())?;
+    }
+    Ok(())
+}
+
+/// As unshare(1): the place is made private first, so that the new proc does not spread to the caller's
+/// namespace when --propagation keeps the mounts shared.
+fn mount_proc(world: &World, root: BorrowedFd<'_>, dir: &Path) -> Result<()> {
+    let place = rooted::make_dirs(root, dir).with_context(|| format!("cannot open '{}'", dir.display()))?;
+    if world.propagation != Some(MsFlags::MS_PRIVATE) {
+        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+        match mount(None::<&str>, by_fd(&place).as_str(), None::<&str>, private, None::<&str>) {
+            Ok(()) | Err(Errno::EINVAL) => {} // EINVAL: not a mount point, so nothing to change
+            Err(errno) => {
+                return Err(errno).with_context(|| format!("cannot make '{}' private", dir.display()));
+            }
+        }
+    }
+    mount(Some("proc"), by_fd(&place).as_str(), Some("proc"), KERNEL, None::<&str>)
+        .with_context(|| format!("mount {} failed", dir.display()))
+}
+
+fn mount_line(root: BorrowedFd<'_>, line: &Line) -> Result<()> {
+    let Some(bind) = line.bind else {
+        let place = place(root, &line.target, line.mkdir, true)?;
+        let (source, kind) = (Some(line.source.as_os_str()), Some(line.kind.as_os_str()));
+        mount(source, by_fd(&place).as_str(), kind, line.flags, Some(line.data.as_os_str()))?;
+        return propagate(root, line);
+    };
+    let source = open(line.source.as_os_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open '{}'", line.source.to_string_lossy()))?;
+    let is_dir = kind_of(&source)? == SFlag::S_IFDIR;
+    let place = place(root, &line.target, line.mkdir, is_dir)?;
+    let how = match bind {
+        Bind::One => MsFlags::MS_BIND,
+        Bind::Recursive => MsFlags::MS_BIND | MsFlags::MS_REC,
+    };
+    bind_on(&source, &place, how)?;
+    if !line.flags.is_empty() {
+        // The first call ignores them (mount(2)).
+        let mounted = rooted::open_path(root, &line.target)?;
+        restrict(&mounted, line.flags, bind).context("cannot set the options")?;
+    }
+    propagate(root, line)
+}
+
+fn propagate(root: BorrowedFd<'_>, line: &Line) -> Result<()> {
+    let Some(mode) = line.propagation else { return Ok(()) };
+    let mounted = rooted::open_path(root, &line.target)?;
+    mount(None::<&str>, by_fd(&mounted).as_str(), None::<&str>, mode, None::<&str>)
+        .context("cannot set the propagation")
+}
+
+/// Adds flags to a mount; to all below it too when it came recursively, which needs Linux 5.12.
+fn restrict(mounted: &OwnedFd, flags: MsFlags, bind: Bind) -> Result<()> {
+    if bind == Bind::Recursive {
+        const ATTRIBUTES: [(MsFlags, u64); 6] = [
+            (MsFlags::MS_RDONLY, 1),
+            (MsFlags::MS_NOSUID, 2),
+            (MsFlags::MS_NODEV, 4),
+            (MsFlags::MS_NOEXEC, 8),
+            (MsFlags::MS_NOATIME, 0x10),
+            (MsFlags::MS_NODIRATIME, 0x80),
+        ];
+        let set =
+            ATTRIBUTES.iter().filter(|(flag, _)| flags.contains(*flag)).fold(0, |set, (_, bit)| set | bit);
+        return sys::mount_setattr_all(mounted.as_fd(), set).context("rbind with options").map_err(
+            |e| match e.downcast_ref() {
+                Some(Errno::ENOSYS) => fail::hint(e, "needs Linux 5.12: use bind, a line for each mount"),
+                _ => e,
+            },
+        );
+    }
+    let how = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+    Ok(mount(None::<&str>, by_fd(mounted).as_str(), None::<&str>, how, None::<&str>)?)
+}
+
+/// Where to mount; made when the line asks for it.
+fn place(root: BorrowedFd<'_>, target: &Path, make: bool, directory: bool) -> Result<OwnedFd> {
+    let found = match (make, directory) {
+        (false, _) => rooted::open_path(root, target),
+        (true, true) => rooted::make_dirs(root, target),
+        (true, false) => rooted::make_file(root, target),
+    };
+    found.map_err(|errno| match errno {
+        Errno::ENOENT => fail::hint(Error::new(errno), "add the option x-mount.mkdir to make it"),
+        _ => Error::new(errno),
+    })
+}
+
+fn mask(root: BorrowedFd<'_>) -> Result<()> {
+    // The host's own /dev/null, and really that: a link planted in the ship must not be bound over proc
+    // (CVE-2025-31133).
+    let null = open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .context("cannot open '/dev/null'")?;
+    if fstat(&null).is_ok_and(|s| s.st_rdev != makedev(1, 3)) {
+        bail!("'/dev/null' is not the null device");
+    }
+    let mut empty: Option<OwnedFd> = None;
+    for path in HIDDEN.iter().map(Path::new) {
+        let place = match rooted::open_path(root, path) {
+            Err(Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR) => continue,
+            found => found.with_context(|| format!("cannot hide '{}'", path.display()))?,
+        };
+        let hidden = if kind_of(&place)? != SFlag::S_IFDIR {
+            bind_on(&null, &place, MsFlags::MS_BIND)
+        } else if let Some(empty) = &empty {
+            bind_on(empty, &place, MsFlags::MS_BIND)
+        } else {
+            let flags = KERNEL | MsFlags::MS_RDONLY;
+            mount(Some("none"), by_fd(&place).as_str(), Some("tmpfs"), flags, Some("size=0"))
+                .map_err(Error::new)
+        };
+        hidden.with_context(|| format!("cannot hide '{}'", path.display()))?;
+        if empty.is_none() && kind_of(&place)? == SFlag::S_IFDIR {
+            empty = rooted::open_path(root, path).ok();
+        }
+    }
+    for path in READ_ONLY.iter().map(Path::new) {
+        let place = match rooted::open_path(root, path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
+            found => found.with_context(|| format!("cannot protect '{}'", path.display()))?,
+        };
+        bind_on(&place, &place, MsFlags::MS_BIND)
+            .and_then(|()| Ok(rooted::open_path(root, path)?))
+            .and_then(|mounted| restrict(&mounted, KERNEL | MsFlags::MS_RDONLY, Bind::One))
+            .with_context(|| format!("cannot protect '{}'", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Mounts a file system of the kernel's own on a directory of the root.
+pub fn mount_on(root: BorrowedFd<'_>, dir: &Path, kind: &str, flags: MsFlags, data: &str) -> Result<()> {
+    let place = rooted::make_dirs(root, dir).with_context(|| format!("cannot open '{}'", dir.display()))?;
+    Ok(mount(Some(kind), by_fd(&place).as_str(), Some(kind), flags, Some(data))?)
+}
+
+pub fn bind_on(source: &OwnedFd, place: &OwnedFd, how: MsFlags) -> Result<()> {
+    Ok(mount(Some(by_fd(source).as_str()), by_fd(place).as_str(), None::<&str>, how, None::<&str>)?)
+}
+
+fn change_root(root: &OwnedFd) -> Result<()> {
+    fchdir(root)?;
+    chroot(".")?;
+    Ok(chdir("/")?)
+}
+
+/// pivot_root(2), "new_root and put_old may be the same": the old root lies over the new one for a moment,
+/// and the working directory is in it until it is let go.
+fn pivot(root: &OwnedFd) -> Result<()> {
+    let old = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    fchdir(root)?;
+    pivot_root(".", ".").map_err(|errno| match errno {
+        Errno::EINVAL => {
+            fail::hint(Error::new(errno), "the host's root is an initramfs or a shared mount: use --root")
+        }
+        _ => Error::new(errno),
+    })?;
+    fchdir(&old)?;
+    umount2(".", MntFlags::MNT_DETACH).context("cannot detach the old root")?;
+    Ok(chdir("/")?)
+}
+
+pub fn kind_of(fd: &OwnedFd) -> nix::Result<SFlag> {
+    Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode & SFlag::S_IFMT.bits()))
+}
+
+/// A path that is exactly this descriptor: the magic link does not look anything up.
+pub fn by_fd(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}

@@ -1,0 +1,184 @@
+//! sys: the calls that need `unsafe`, each use argued. No tool here starts a thread before it forks.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::{mem, ptr};
+
+use nix::Result;
+use nix::errno::Errno;
+use nix::sys::signal::{SigAction, SigSet, Signal};
+use nix::unistd::{ForkResult, Pid};
+
+/// fork(2).
+pub fn fork() -> Result<ForkResult> {
+    // SAFETY: after fork in a threaded process only async-signal-safe calls are allowed; there is one
+    // thread, so the child may do all that the parent may.
+    unsafe { nix::unistd::fork() }
+}
+
+/// sigaction(2) for dispositions without a handler function.
+pub fn sigaction(signal: Signal, action: &SigAction) -> Result<()> {
+    // SAFETY: the danger of sigaction is what a handler does; callers pass SigDfl or SigIgn only.
+    unsafe { nix::sys::signal::sigaction(signal, action) }.map(drop)
+}
+
+/// kill(2) by number, so that real-time signals can be passed on too.
+pub fn kill(pid: Pid, signal: i32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
+}
+
+pub struct SignalInfo {
+    pub signal: i32,
+    /// Sent by the kernel, as a terminal does, and not by a process.
+    pub from_kernel: bool,
+}
+
+/// sigwaitinfo(2); None when a signal that is not in the set came between.
+pub fn sigwaitinfo(set: &SigSet) -> Result<Option<SignalInfo>> {
+    // SAFETY: siginfo_t is plain data, for which zeroes are valid, and the call fills it in.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY: both pointers live over the call.
+    let got = unsafe { libc::sigwaitinfo(set.as_ref(), &mut info) };
+    match Errno::result(got) {
+        Ok(signal) => Ok(Some(SignalInfo { signal, from_kernel: info.si_code == libc::SI_KERNEL })),
+        Err(Errno::EINTR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// prctl(2) with one argument.
+pub fn prctl(option: libc::c_int, argument: libc::c_ulong) -> Result<libc::c_int> {
+    prctl2(option, argument, 0)
+}
+
+/// prctl(2) with two arguments.
+pub fn prctl2(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> Result<libc::c_int> {
+    // SAFETY: the options used here take numbers, no pointers; the unused arguments must be 0.
+    Errno::result(unsafe { libc::prctl(option, first, second, 0 as libc::c_ulong, 0 as libc::c_ulong) })
+}
+
+/// Closes the descriptors from `first` to `last`: close_range(2), or one by one before Linux 5.9.
+pub fn close_range(first: u32, last: u32) {
+    // SAFETY: called before this process has opened anything of its own above 2.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
+        return;
+    }
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .map_or(1024, |(soft, _)| soft.min(1 << 16)) as u32;
+    for fd in first..last.min(limit) {
+        close(fd as i32);
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct CapData {
+    pub effective: u32,
+    pub permitted: u32,
+    pub inheritable: u32,
+}
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// _LINUX_CAPABILITY_VERSION_3: 64 bits in two records.
+const CAP_VERSION_3: u32 = 0x2008_0522;
+
+/// capget(2) of this process.
+pub fn capget() -> Result<[CapData; 2]> {
+    let header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let mut data = [CapData::default(); 2];
+    // SAFETY: version 3 writes exactly two records.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, &header, data.as_mut_ptr()) })?;
+    Ok(data)
+}
+
+/// capset(2) of this process.
+pub fn capset(data: &[CapData; 2]) -> Result<()> {
+    let header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    // SAFETY: version 3 reads exactly two records.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) }).map(drop)
+}
+
+/// pidfd_open(2).
+pub fn pidfd_open(pid: Pid) -> Result<OwnedFd> {
+    // SAFETY: no memory is involved.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// setns(2) by a process descriptor and a mask of kinds (since Linux 5.8), or by a namespace file.
+pub fn setns(fd: BorrowedFd<'_>, kinds: nix::sched::CloneFlags) -> Result<()> {
+    // SAFETY: no memory is involved; a borrowed descriptor is open.
+    Errno::result(unsafe { libc::setns(fd.as_raw_fd(), kinds.bits()) }).map(drop)
+}
+
+/// keyctl(2) KEYCTL_JOIN_SESSION_KEYRING with a new anonymous keyring.
+pub fn new_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring; nothing is read.
+    let got =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<libc::c_char>()) };
+    Errno::result(got).map(drop)
+}
+
+/// access(2), for paths made here.
+pub fn exists(path: &str) -> bool {
+    let Ok(path) = CString::new(path) else { return false };
+    // SAFETY: a C string that lives over the call.
+    unsafe { libc::access(path.as_ptr(), libc::F_OK) == 0 }
+}
+
+/// open_tree(2): a detached copy of the mounts at `fd` and below.
+pub fn open_tree_clone(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE;
+    // SAFETY: an empty C string and a descriptor that is open.
+    let got = unsafe { libc::syscall(libc::SYS_open_tree, fd.as_raw_fd(), c"".as_ptr(), flags) };
+    let fd = Errno::result(got)? as i32;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// move_mount(2): attaches what `from` stands for on `to`.
+pub fn move_mount(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    const F_EMPTY_PATH: libc::c_uint = 0x4;
+    const T_EMPTY_PATH: libc::c_uint = 0x40;
+    let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
+    let empty = c"".as_ptr();
+    // SAFETY: empty C strings and descriptors that are open.
+    let got =
+        unsafe { libc::syscall(libc::SYS_move_mount, from, empty, to, empty, F_EMPTY_PATH | T_EMPTY_PATH) };
+    Errno::result(got).map(drop)
+}
+
+/// mount_setattr(2) on a mount and all below it: adds the attributes MOUNT_ATTR_*.
+pub fn mount_setattr_all(fd: BorrowedFd<'_>, set: u64) -> Result<()> {
+    #[repr(C)]
+    struct MountAttr {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    let attributes = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
+    let (flags, size) = (AT_EMPTY_PATH | AT_RECURSIVE, mem::size_of::<MountAttr>());
+    let (fd, empty) = (fd.as_raw_fd(), c"".as_ptr());
+    // SAFETY: the structure has the layout and size that the call is told (linux/mount.h).
+    let got = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, &attributes, size) };
+    Errno::result(got).map(drop)
+}
+
+const AT_EMPTY_PATH: libc::c_uint = libc::AT_EMPTY_PATH as libc::c_uint;
+const AT_RECURSIVE: libc::c_uint = 0x8000;
+
+/// close(2) of an inherited descriptor, known by its number only.
+pub fn close(fd: i32) {
+    // SAFETY: the caller has been told by the user that this number is inherited; nothing here owns it.
+    unsafe { libc::close(fd) };
+}
