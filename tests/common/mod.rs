@@ -96,8 +96,11 @@ pub fn inside(script: &str) -> Outcome {
 
 /// As `inside`, with more environment.
 pub fn inside_with(script: &str, environment: &[(&str, &str)]) -> Outcome {
-    const ENTER: &str = "mount -t tmpfs run /run && mount -t tmpfs tmp /tmp && mkdir /tmp/t && export T=/tmp/t && \
-                         cd / && exec sh -euc \"$1\"";
+    // The source tree may lie in /tmp: then the tools are carried over, through /run.
+    const ENTER: &str = "mount -t tmpfs run /run && mkdir /run/bin && mount --bind \"$BIN\" /run/bin && \
+                         mount -t tmpfs tmp /tmp && mkdir -p /tmp/t \"$BIN\" && export T=/tmp/t && \
+                         case $BIN in /tmp/*) mount --move /run/bin \"$BIN\" ;; *) umount /run/bin ;; esac && \
+                         rmdir /run/bin && cd / && exec sh -euc \"$1\"";
     let mut command = Command::new(system("unshare"));
     command.args([
         "-m",

@@ -6,25 +6,24 @@
 //!   close descriptors, read fstab, open the
 //!     pid file, unshare, steps `before`
 //!   hold signals, fork --------------------> die with the parent (kill_child)
-//!   write the pid file                       the world: mounts and root
-//!   close the gate -----------------------> wait at the gate when there is a pid file
-//!   wait, pass signals down                  steps `after`, then init or the program
+//!                                            the world: mounts and root; steps `after`
+//!   write the pid file <-------------------- all is ready (only when there is a pid file)
+//!   let it go -----------------------------> init or the program
+//!   wait, pass signals down
 //!   end as the child
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs;
 
 use anyhow::{Context, Error, Result, anyhow};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{ForkResult, Gid, Uid, getegid, geteuid, getpid, pipe2, setgid, setgroups, setsid, setuid};
-use unshare::child::{Held, Wait, end_as};
+use nix::unistd::{ForkResult, Gid, Uid, getegid, geteuid, setgid, setgroups, setsid, setuid};
+use unshare::child::{DeathTie, Held, Wait, close_inherited, end_as};
 use unshare::{caps, exec, fail, sys};
 
 use crate::cli::Setgroups;
+use crate::pidfile::{Gate, PidFile};
 use crate::plan::{Fork, Plan, Step};
 use crate::{fstab, init, mounts};
 
@@ -33,14 +32,8 @@ pub fn run(plan: Plan) -> Result<()> {
         close_inherited(&plan.keep_fds);
     }
     let table = plan.fstab.as_deref().map(fstab::read).transpose()?.unwrap_or_default();
-    let pid_file = plan.fork.as_ref().and_then(|fork| fork.pid_file.as_ref());
-    let pid_file = pid_file
-        .map(|path| {
-            let file = File::create(path).with_context(|| format!("cannot write '{}'", path.display()))?;
-            let (gate, opener) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-            Ok::<_, Error>((file, gate, opener))
-        })
-        .transpose()?;
+    let pid_file = plan.fork.as_ref().and_then(|fork| fork.pid_file.as_deref());
+    let pid_file = pid_file.map(PidFile::open).transpose()?;
     let ids = (geteuid(), getegid());
     if !plan.kinds.is_empty() {
         nix::sched::unshare(plan.kinds)
@@ -61,8 +54,7 @@ pub fn run(plan: Plan) -> Result<()> {
         act(step, ids)?;
     }
     if let Some(gate) = gate {
-        // An error or an end of file both mean that the parent has done its part or is gone.
-        let _ = File::from(gate).read(&mut [0]);
+        gate.pass();
     }
     if plan.init { init::run(&plan.argv, &plan.keep_fds) } else { Err(exec::exec(&plan.argv)) }
 }
@@ -106,67 +98,38 @@ fn map_root((uid, gid): (Uid, Gid)) -> Result<()> {
 }
 
 /// Forks; comes back in the child, with the gate at which it must wait. The parent stays in here.
-fn become_child(
-    fork: &Fork,
-    init: bool,
-    pid_file: Option<(File, OwnedFd, OwnedFd)>,
-) -> Result<Option<OwnedFd>> {
+fn become_child(fork: &Fork, init: bool, pid_file: Option<PidFile>) -> Result<Option<Gate>> {
     let mut terminations = SigSet::empty();
     terminations.add(Signal::SIGINT);
     terminations.add(Signal::SIGTERM);
     let held = Held::block(&terminations, fork.forward)?;
     // Process 1 must have all signals blocked from its first moment: the kernel drops what it does not handle.
     let all = init.then(|| Held::block(&SigSet::all(), false)).transpose()?;
-    let parent = fork.kill_child.map(|_| sys::pidfd_open(getpid()).ok());
+    let tie = fork.kill_child.map(DeathTie::before_fork);
     let forked = sys::fork();
     match forked.map_err(Error::new).context("fork failed").map_err(hint_on_fork)? {
         ForkResult::Child => {
             if !init {
                 held.restore()?;
             }
-            if let Some(signal) = fork.kill_child {
-                die_with(parent.flatten(), signal)?;
+            if let Some(tie) = tie {
+                tie.bind()?;
             }
-            Ok(pid_file.map(|(_, gate, _)| gate))
+            Ok(pid_file.map(PidFile::into_gate))
         }
         ForkResult::Parent { child } => {
             if let Some(all) = all {
                 all.restore()?;
             }
             let forward = if fork.forward { terminations } else { SigSet::empty() };
-            if let Some((mut file, ..)) = pid_file {
-                writeln!(file, "{child}").context("cannot write the pid file").inspect_err(|_| {
+            if let Some(file) = pid_file {
+                file.write_when_ready(child).inspect_err(|_| {
                     let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
                 })?;
             }
             end_as(Wait { forward, follow_stops: false }.wait_for(child)?)
         }
     }
-}
-
-/// PR_SET_PDEATHSIG, and what it misses: a parent that died before the call.
-fn die_with(parent: Option<OwnedFd>, signal: Signal) -> Result<()> {
-    sys::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong)
-        .context("cannot set the parent death signal")?;
-    let Some(parent) = parent else { return Ok(()) }; // no pidfd before 5.3: the race stays open there
-    let mut fds = [PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
-        std::process::exit(128 + signal as i32);
-    }
-    Ok(())
-}
-
-fn close_inherited(keep: &[i32]) {
-    let mut keep: Vec<u32> = keep.iter().map(|fd| *fd as u32).filter(|fd| *fd > 2).collect();
-    keep.sort_unstable();
-    let mut first = 3;
-    for fd in keep {
-        if fd > first {
-            sys::close_range(first, fd - 1);
-        }
-        first = first.max(fd + 1);
-    }
-    sys::close_range(first, u32::MAX);
 }
 
 fn hint_on_unshare(error: Error, kinds: CloneFlags) -> Error {

@@ -10,17 +10,22 @@
 //!   wait; pass signals down if asked            become the program
 //!   end as the child ended
 
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, raise, sigprocmask,
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 
+use crate::fail::Usage;
 use crate::sys;
 
 /// Signals held back while a child is to be stood in for; `restore` is for the child's side.
@@ -91,6 +96,55 @@ impl Wait {
         }
         Ok(())
     }
+}
+
+/// The signal that --kill-child[=SIGNAL] means; numbers are refused, as in util-linux.
+pub fn optional_signal(value: Option<OsString>) -> Result<Signal> {
+    let Some(value) = value else { return Ok(Signal::SIGKILL) };
+    let word = value.to_string_lossy();
+    let upper = word.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    Signal::from_str(&name).ok().context(Usage(format!("unknown signal: {word}")))
+}
+
+/// Makes a child die with its parent: PR_SET_PDEATHSIG, and what that misses, a parent that died between
+/// fork and the call.
+pub struct DeathTie {
+    signal: Signal,
+    parent: Option<OwnedFd>,
+}
+
+impl DeathTie {
+    pub fn before_fork(signal: Signal) -> DeathTie {
+        // No pidfd before Linux 5.3: the gap stays open there.
+        DeathTie { signal, parent: sys::pidfd_open(getpid()).ok() }
+    }
+
+    /// In the child.
+    pub fn bind(self) -> Result<()> {
+        sys::prctl(libc::PR_SET_PDEATHSIG, self.signal as libc::c_ulong)
+            .context("cannot set the parent death signal")?;
+        let Some(parent) = &self.parent else { return Ok(()) };
+        let mut fds = [PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+            exit(128 + self.signal as i32);
+        }
+        Ok(())
+    }
+}
+
+/// Closes all inherited descriptors above 2 but `keep`; before anything of our own is opened.
+pub fn close_inherited(keep: &[i32]) {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| *fd as u32).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep {
+        if fd > first {
+            sys::close_range(first, fd - 1);
+        }
+        first = first.max(fd + 1);
+    }
+    sys::close_range(first, u32::MAX);
 }
 
 /// Ends this process as the child ended: the same status, or killed by the same signal.

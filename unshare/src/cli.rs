@@ -2,14 +2,14 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use lexopt::prelude::*;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use unshare::caps::Caps;
+use unshare::child::optional_signal;
 use unshare::fail::Usage;
 use unshare::ns;
 
@@ -250,14 +250,6 @@ fn propagation(word: &str) -> Result<Propagation> {
             return Err(Usage(text).into());
         }
     })
-}
-
-fn optional_signal(value: Option<OsString>) -> Result<Signal> {
-    let Some(value) = value else { return Ok(Signal::SIGKILL) };
-    let word = text(value)?;
-    let upper = word.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    Signal::from_str(&name).ok().context(Usage(format!("unknown signal: {word}")))
 }
 
 #[cfg(test)]

@@ -34,10 +34,18 @@ impl std::error::Error for ExecError {
     }
 }
 
+/// An environment in place of the caller's.
+pub type Environment = Vec<(OsString, OsString)>;
+
 /// Becomes `argv`, or the user's login shell when it is empty; comes back only with the reason why not.
+pub fn exec(argv: &[OsString]) -> Error {
+    exec_in(argv, None)
+}
+
+/// As `exec`, with an environment that also says where to look (PATH) and which shell is meant.
 ///
 /// Not execvp(3): Rust starts with SIGPIPE ignored and only Command gives the default back.
-pub fn exec(argv: &[OsString]) -> Error {
+pub fn exec_in(argv: &[OsString], environment: Option<Environment>) -> Error {
     let mut command;
     let program = match argv.split_first() {
         Some((program, arguments)) => {
@@ -46,12 +54,21 @@ pub fn exec(argv: &[OsString]) -> Error {
             program.clone()
         }
         None => {
-            let shell = std::env::var_os("SHELL").filter(|s| !s.is_empty()).unwrap_or("/bin/sh".into());
+            let shell = match &environment {
+                None => std::env::var_os("SHELL"),
+                Some(pairs) => {
+                    pairs.iter().rfind(|(name, _)| name == "SHELL").map(|(_, value)| value.clone())
+                }
+            };
+            let shell = shell.filter(|s| !s.is_empty()).unwrap_or("/bin/sh".into());
             command = Command::new(&shell);
             command.arg0(login_name(&shell));
             shell
         }
     };
+    if let Some(pairs) = environment {
+        command.env_clear().envs(pairs);
+    }
     Error::new(ExecError { error: command.exec(), program })
 }
 

@@ -43,6 +43,14 @@ pub fn hint(error: Error, hint: impl Into<String>) -> Error {
     Error::new(Hinted { error, hint: hint.into() })
 }
 
+/// The cause of type `T`, be it below a hint.
+fn find<T: std::error::Error + 'static>(error: &Error) -> Option<&T> {
+    error.chain().find_map(|cause| match cause.downcast_ref::<Hinted>() {
+        Some(hinted) => find(&hinted.error),
+        None => cause.downcast_ref(),
+    })
+}
+
 /// The statuses that differ between tools; 126 and 127 are the same in all.
 pub struct Statuses {
     pub usage: u8,
@@ -53,7 +61,7 @@ pub struct Statuses {
 pub fn report(tool: &str, error: &Error, statuses: &Statuses) -> u8 {
     // One write a line, so that two tools that fail at once do not mix their words.
     let mut text = format!("{tool}: {error:#}\n");
-    let usage = error.chain().any(|e| e.is::<Usage>() || e.is::<lexopt::Error>());
+    let usage = find::<Usage>(error).is_some() || find::<lexopt::Error>(error).is_some();
     if usage {
         text += &format!("Try '{tool} --help' for more information.\n");
     }
@@ -62,7 +70,7 @@ pub fn report(tool: &str, error: &Error, statuses: &Statuses) -> u8 {
     }
     // A closed stderr leaves the status as the only message.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
-    match error.chain().find_map(|e| e.downcast_ref::<ExecError>()) {
+    match find::<ExecError>(error) {
         Some(failed) => failed.status(),
         None if usage => statuses.usage,
         None => statuses.failure,
@@ -84,4 +92,19 @@ pub fn print(text: &str) -> Result<()> {
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(|e| Error::new(e).context("cannot write to standard output"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_changes_no_status() {
+        let usage = || Error::new(Usage("wrong".into()));
+        let plain = anyhow::anyhow!("failed");
+        let statuses = Statuses { usage: 2, failure: 125 };
+        assert_eq!(report("x", &usage(), &statuses), 2);
+        assert_eq!(report("x", &hint(usage(), "right").context("above"), &statuses), 2);
+        assert_eq!(report("x", &hint(plain, "better"), &statuses), 125);
+    }
 }

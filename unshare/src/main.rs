@@ -9,6 +9,7 @@ mod dev;
 mod fstab;
 mod init;
 mod mounts;
+mod pidfile;
 mod plan;
 
 use std::process::ExitCode;

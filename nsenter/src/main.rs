@@ -1,0 +1,31 @@
+//! nsenter: run a program in namespaces that exist (setns(2), /proc/PID/ns).
+//!
+//! parse -> open -> enter: cli.rs reads the words, target.rs opens all that is needed while the caller's
+//! world is still ours, enter.rs goes in and becomes the program.
+
+mod cgroup;
+mod cli;
+mod enter;
+mod target;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use unshare::fail::{Statuses, end, print};
+
+fn main() -> ExitCode {
+    end("nsenter", &Statuses { usage: 1, failure: 1 }, run())
+}
+
+fn run() -> Result<()> {
+    match cli::parse(lexopt::Parser::from_env())? {
+        cli::Request::Help => print(cli::HELP),
+        cli::Request::Version => print(concat!("nsenter from slipway ", env!("CARGO_PKG_VERSION"), "\n")),
+        cli::Request::Run(options) => {
+            if options.close_fds {
+                unshare::child::close_inherited(&[]);
+            }
+            enter::run(target::open(*options)?)
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The real nsenter binary against the real kernel; what util-linux promises is proven on util-linux first
+//! (UNDER_TEST=theirs). The targets are made by the system's unshare, or by ours where only it can.
+
+mod common;
+
+use common::{docs_agree, inside, run, theirs};
+
+/// A target in all new namespaces but user and time; `$P` is its pid. Ends with the test.
+const TARGET: &str = r#"
+    mkfifo $T/up $T/down
+    /usr/bin/unshare -muinpCf --mount-proc --kill-child sh -c 'hostname target; mount -t tmpfs x /mnt; echo up; read x' <$T/down >$T/up &
+    exec 4>$T/down
+    read line <$T/up
+    P=$(cat /proc/$!/task/$!/children); P=${P% }
+"#;
+
+/// A jail on busybox, held up by an attacker's loop when one is given; `$P` is its process 1.
+fn in_a_jail(options: &str, program: &str, script: &str) -> common::Outcome {
+    inside(&format!(
+        r#"
+        mkdir -p $T/root/bin $T/root/tmp
+        cp "$(command -v busybox)" $T/root/bin/busybox
+        for name in $($T/root/bin/busybox --list); do ln -s busybox $T/root/bin/$name 2>/dev/null || true; done
+        mkfifo $T/up $T/down
+        "$BIN/unshare" {options} --jail --hostname jail --pid-file $T/pid --pivot-root $T/root \
+            /bin/sh -c '{program}' <$T/down >$T/up &
+        exec 4>$T/down
+        exec 5<$T/up
+        read line <&5
+        P=$(cat $T/pid)
+        {script}
+    "#
+    ))
+}
+
+fn with_target(script: &str) -> common::Outcome {
+    inside(&(TARGET.to_owned() + script))
+}
+
+#[test]
+fn help_man_page_and_completion_name_the_same_options() {
+    if !theirs() {
+        docs_agree("nsenter", "nsenter.1");
+    }
+}
+
+#[test]
+fn a_usage_error_is_one_line_and_status_1() {
+    run("nsenter", &["--no-such-option"]).ended_with(1).said("no-such-option");
+    run("nsenter", &["-t", "x", "-a"]).ended_with(1).said("failed to parse");
+    run("nsenter", &["-n", "true"]).ended_with(1).said("target");
+    if !theirs() {
+        run("nsenter", &["-t", "1", "true"]).ended_with(1).said("no namespace");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_process_that_is_not_there_is_named() {
+    let got = run("nsenter", &["-t", "999999999", "-a", "true"]).ended_with(1);
+    assert!(got.err.contains("999999999"), "{}", got.err);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn each_letter_enters_its_namespace_and_no_other() {
+    with_target(
+        r#"
+        for pair in m:mnt u:uts i:ipc n:net C:cgroup p:pid; do
+            letter=${pair%%:*} file=${pair#*:}
+            for other in mnt uts ipc net cgroup; do
+                got=$("$BIN/nsenter" -t $P -$letter readlink /proc/self/ns/$other 2>/dev/null) || continue
+                if [ $other = $file ]; then want=$(readlink /proc/$P/ns/$other); else want=$(readlink /proc/self/ns/$other); fi
+                [ "$got" = "$want" ] || { echo "-$letter: $other is $got, not $want"; exit 1; }
+            done
+        done
+        "$BIN/nsenter" -t $P -p sh -c 'echo $$' | grep -qx '[2-9]'
+        "$BIN/nsenter" -t $P -u hostname
+        "$BIN/nsenter" --uts=/proc/$P/ns/uts hostname
+        "$BIN/nsenter" -u/proc/$P/ns/uts hostname
+    "#,
+    )
+    .ended_with(0)
+    .printed("target\ntarget\ntarget\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn all_enters_all_and_the_status_is_the_programs() {
+    with_target(
+        r#"
+        "$BIN/nsenter" -t $P -a sh -c 'hostname; pwd; ls -d /proc/[0-9]* | grep -c .; exit 42' || echo $?
+        "$BIN/nsenter" -t $P -a sh -c 'kill -KILL $$' || echo $?
+        "$BIN/nsenter" -t $P -a /no/such/program 2>/dev/null || echo $?
+        "$BIN/nsenter" -t $P -a /etc/passwd 2>/dev/null || echo $?
+        "$BIN/nsenter" -t $P -m mountpoint -q /mnt && echo mounted
+    "#,
+    )
+    .ended_with(0)
+    .printed("target\n/\n4\n42\n137\n127\n126\nmounted\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn root_and_wd_are_the_targets_or_opened_before_entering() {
+    if theirs() {
+        return; // -r alone leaves the working directory outside: a difference on purpose
+    }
+    with_target(
+        r#"
+        mkdir -p $T/tree/bin $T/tree/srv
+        cp "$(command -v busybox)" $T/tree/bin/pwd
+        "$BIN/nsenter" -t $P -m -r$T/tree /bin/pwd
+        "$BIN/nsenter" -t $P -n -w$T/tree/srv pwd
+        "$BIN/nsenter" -t $P -m -w/usr pwd
+        "$BIN/nsenter" -t $P -m --wdns /mnt pwd
+        cd /usr; "$BIN/nsenter" -t $P -n pwd
+    "#,
+    )
+    .ended_with(0)
+    .printed("/\n/tmp/t/tree/srv\n/usr\n/mnt\n/usr\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_user_namespace_makes_root_of_the_caller_unless_told_otherwise() {
+    inside(
+        r#"
+        mkfifo $T/up $T/down
+        setpriv --reuid=1000 --regid=1000 --clear-groups /usr/bin/unshare -r --kill-child -f sh -c 'echo up; read x' <$T/down >$T/up &
+        exec 4>$T/down
+        read line <$T/up
+        "$BIN/nsenter" -t $! -U sh -c 'id -u; id -g'
+        "$BIN/nsenter" -t $! -U --preserve-credentials id -u
+        "$BIN/nsenter" -t $! -a id -u
+    "#,
+    )
+    .ended_with(0)
+    .printed("0\n0\n65534\n0\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn environment_and_ids_follow_the_target() {
+    if theirs() {
+        return; // -e and follow came with 2.39
+    }
+    inside(
+        r#"
+        mkfifo $T/up $T/down
+        env -i A=1 PATH=/bin:/usr/bin setpriv --reuid=7 --regid=8 --clear-groups sh -c 'echo up; read x' <$T/down >$T/up &
+        exec 4>$T/down
+        read line <$T/up
+        "$BIN/nsenter" -t $! -e -n -S follow -G follow sh -c 'echo $A; id -u; id -g; echo ${T-unset}'
+    "#,
+    )
+    .ended_with(0)
+    .printed("1\n7\n8\nunset\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_jail_is_entered_with_its_own_limits_of_power() {
+    if theirs() {
+        return;
+    }
+    let script = r#"
+        "$BIN/nsenter" -t $P -a -c -e --caps=target --close-fds /bin/sh -c \
+            'hostname; grep CapBnd /proc/self/status; ls /proc/self/fd | wc -l; pwd'
+        "$BIN/nsenter" -t $P -a /bin/grep CapBnd /proc/self/status | grep -q a00405fb || echo all
+    "#;
+    in_a_jail("", "echo up; read x", script)
+        .ended_with(0)
+        .printed("jail\nCapBnd:\t00000000a00405fb\n4\n/\nall\n");
+}
+
+/// CVE-2016-9962: somebody inside polls /proc for the moment in which the entering process can be looked at.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_hostile_jail_never_sees_the_callers_root_directory_or_binary() {
+    if theirs() {
+        return;
+    }
+    let watch = r#"
+        echo up
+        while :; do
+            for p in /proc/[0-9]*; do
+                for link in root cwd exe; do
+                    got=$(readlink $p/$link 2>/dev/null) || continue
+                    case $got in
+                    / | /bin/* | "") ;;
+                    *) echo "$p $link $got" >>/tmp/seen ;;
+                    esac
+                done
+            done
+        done
+    "#;
+    let script = r#"
+        n=0
+        while [ $n -lt 200 ]; do
+            "$BIN/nsenter" -t $P -a -c -e --caps=target /bin/busybox true
+            n=$((n + 1))
+        done
+        echo $n entries
+        cat $T/root/tmp/seen 2>/dev/null || echo nothing seen
+    "#;
+    in_a_jail("", watch, script).ended_with(0).printed("200 entries\nnothing seen\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn terminating_nsenter_ends_the_program_when_asked_to() {
+    if theirs() {
+        return;
+    }
+    with_target(
+        r#"
+        mkfifo $T/said
+        "$BIN/nsenter" -t $P -a --forward-signals sh -c \
+            'trap "echo bye; exit 5" TERM; echo ready; while :; do sleep 0.1; done' >$T/said &
+        exec 5<$T/said
+        read line <&5
+        kill -TERM $!
+        wait $! || echo $?
+        cat <&5
+        "$BIN/nsenter" -t $P -a --kill-child sh -c 'echo ready; exec sleep 60' >$T/said &
+        exec 5<$T/said
+        read line <&5
+        kill -KILL $!
+        cat <&5    # ends when the program has let go of the fifo
+        echo gone
+    "#,
+    )
+    .ended_with(0)
+    .printed("5\nbye\ngone\n");
+}
