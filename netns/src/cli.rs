@@ -1,0 +1,418 @@
+//! cli: what the user typed, checked as far as that goes without looking at the machine.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use lexopt::prelude::*;
+use unshare::fail::Usage;
+
+use crate::address::{Cidr, check_ifname, parse_gateway, parse_mac};
+use crate::store::{Target, check_name};
+use crate::{delete, link, nat, switch};
+
+pub const HELP: &str = "\
+Usage: netns COMMAND [ARGUMENT...]
+
+Named network namespaces, and the links and switches between them.
+
+  add NAME...               make namespaces; no change to those that live
+  del NAME...               delete them; refused while processes are inside
+      --wait                come back when the far ends of their links are gone
+      --force               also when in use: takes the name and links away
+      --if-exists           a missing name is no error
+  list                      names, live or stale, and their links
+      --json                as JSON
+  exec TARGET [--] PROGRAM [ARGUMENT...]
+                            become PROGRAM inside the namespace
+  link TARGET:IFNAME SWITCH [ADDRESS/PREFIX...] [via GATEWAY]... [mtu BYTES]
+       [mac MAC]            connect a namespace to a switch; no change if done
+      --check MS            how long to ask whether an address is taken (200)
+      --no-check            do not ask
+  unlink TARGET:IFNAME      remove that link
+  switch add SWITCH         make a Linux bridge; no change if done
+      --address ADDRESS/PREFIX
+                            the host's address on it; once for each family
+      --nat                 ships reach the outside by the host's address
+  switch del SWITCH         remove it and its NAT
+      --if-unused           only when nothing is linked to it
+  switch show [SWITCH]      switches, their addresses and ports
+      --json                as JSON
+
+TARGET is a NAME, pid:NUMBER, or a path that contains a slash.
+
+  -h, --help                print this and exit
+  -V, --version             print the version and exit
+";
+
+const LONGEST_CHECK: u64 = 60_000;
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    Help,
+    Version,
+    Add(Vec<String>),
+    Delete(delete::Options),
+    List { json: bool },
+    Exec { target: Target, argv: Vec<OsString> },
+    Link(link::Request),
+    Unlink(link::End),
+    SwitchAdd(switch::Request),
+    SwitchDelete(switch::Removal),
+    SwitchShow { name: Option<String>, json: bool },
+}
+
+/// The command, and whether it is one that becomes another program.
+pub fn parse(mut parser: lexopt::Parser) -> (bool, Result<Command>) {
+    parser.set_short_equals(false);
+    let word = match parser.next() {
+        Ok(Some(Value(word))) => word,
+        other => return (false, other.map_err(Into::into).and_then(option_alone)),
+    };
+    let command = match word.to_str().unwrap_or_default() {
+        "add" => add(&mut parser),
+        "del" | "delete" => delete(&mut parser),
+        "list" | "ls" => list(&mut parser),
+        "exec" => return (true, exec(&mut parser)),
+        "link" => link(&mut parser),
+        "unlink" => unlink(&mut parser),
+        "switch" => switch(&mut parser),
+        _ => Err(usage(format!("unknown command '{}'", word.to_string_lossy()))),
+    };
+    (false, command)
+}
+
+fn option_alone(argument: Option<lexopt::Arg>) -> Result<Command> {
+    match argument {
+        None => Err(usage("no command given")),
+        Some(argument) => help_or_version(argument),
+    }
+}
+
+/// The options that every command has.
+fn help_or_version(argument: lexopt::Arg) -> Result<Command> {
+    match argument {
+        Short('h') | Long("help") => Ok(Command::Help),
+        Short('V') | Long("version") => Ok(Command::Version),
+        other => Err(other.unexpected().into()),
+    }
+}
+
+fn usage(text: impl Into<String>) -> anyhow::Error {
+    Usage(text.into()).into()
+}
+
+/// What a rule on words refuses is a usage error.
+fn word<T>(result: Result<T>) -> Result<T> {
+    result.map_err(|error| usage(error.to_string()))
+}
+
+fn text(value: OsString) -> Result<String> {
+    value.into_string().map_err(|odd| usage(format!("not UTF-8: '{}'", odd.to_string_lossy())))
+}
+
+fn name(value: OsString) -> Result<String> {
+    let name = text(value)?;
+    word(check_name(&name))?;
+    Ok(name)
+}
+
+fn switch_name(value: OsString) -> Result<String> {
+    let name = text(value)?;
+    word(check_ifname(&name))?;
+    Ok(name)
+}
+
+fn some(names: Vec<String>) -> Result<Vec<String>> {
+    if names.is_empty() { Err(usage("no name given")) } else { Ok(names) }
+}
+
+fn add(parser: &mut lexopt::Parser) -> Result<Command> {
+    let mut names = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Value(value) => names.push(name(value)?),
+            other => return help_or_version(other),
+        }
+    }
+    Ok(Command::Add(some(names)?))
+}
+
+fn delete(parser: &mut lexopt::Parser) -> Result<Command> {
+    let mut options = delete::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("wait") => options.wait = true,
+            Long("force") => options.force = true,
+            Long("if-exists") => options.if_exists = true,
+            Value(value) => options.names.push(name(value)?),
+            other => return help_or_version(other),
+        }
+    }
+    options.names = some(options.names)?;
+    Ok(Command::Delete(options))
+}
+
+fn list(parser: &mut lexopt::Parser) -> Result<Command> {
+    let mut json = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("json") => json = true,
+            other => return help_or_version(other),
+        }
+    }
+    Ok(Command::List { json })
+}
+
+fn exec(parser: &mut lexopt::Parser) -> Result<Command> {
+    let target = match parser.next()? {
+        Some(Value(value)) => word(Target::parse(&text(value)?))?,
+        Some(other) => return help_or_version(other),
+        None => return Err(usage("no namespace given")),
+    };
+    let mut argv: Vec<OsString> = parser.raw_args()?.collect();
+    if argv.first().is_some_and(|first| first == "--") {
+        argv.remove(0);
+    }
+    if argv.is_empty() {
+        return Err(usage("no program given"));
+    }
+    Ok(Command::Exec { target, argv })
+}
+
+fn link(parser: &mut lexopt::Parser) -> Result<Command> {
+    let mut words = Vec::new();
+    let mut check = Some(Duration::from_millis(200));
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("check") => check = Some(milliseconds(&text(parser.value()?)?)?),
+            Long("no-check") => check = None,
+            Value(value) => words.push(text(value)?),
+            other => return help_or_version(other),
+        }
+    }
+    let mut words = words.into_iter();
+    let (Some(end), Some(switch)) = (words.next(), words.next()) else {
+        return Err(usage("a link needs TARGET:IFNAME and SWITCH"));
+    };
+    let end = word(link::End::parse(&end))?;
+    let switch = switch_name(switch.into())?;
+    let mut request =
+        link::Request { end, switch, addresses: vec![], gateways: vec![], mtu: None, mac: None, check };
+    word(properties(&mut request, words))?;
+    Ok(Command::Link(request))
+}
+
+/// Zero would ask and not listen.
+fn milliseconds(number: &str) -> Result<Duration> {
+    let parsed = number.parse().ok().filter(|ms| (1..=LONGEST_CHECK).contains(ms));
+    let ms = parsed.ok_or_else(|| usage(format!("not 1 to {LONGEST_CHECK} milliseconds: '{number}'")))?;
+    Ok(Duration::from_millis(ms))
+}
+
+/// Addresses as they are, the rest as iproute2 has it: a word and its value.
+fn properties(request: &mut link::Request, mut words: impl Iterator<Item = String>) -> Result<()> {
+    let mut gateways = Vec::new();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| anyhow!("'{word}' needs a value"));
+        match word.as_str() {
+            "via" => gateways.push(value()?),
+            "mtu" => request.mtu = Some(parse_mtu(&value()?)?),
+            "mac" => request.mac = Some(parse_mac(&value()?)?),
+            address => {
+                let cidr = Cidr::parse(address)?;
+                if request.addresses.iter().any(|other| other.address == cidr.address) {
+                    return Err(anyhow!("address '{}' is given twice", cidr.address));
+                }
+                request.addresses.push(cidr);
+            }
+        }
+    }
+    for gateway in gateways {
+        let gateway = parse_gateway(&gateway, &request.addresses)?;
+        if request.gateways.iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
+            return Err(anyhow!("gateway '{gateway}' is the second of its family"));
+        }
+        request.gateways.push(gateway);
+    }
+    match request.mtu {
+        // RFC 8200 5; below it the kernel switches IPv6 off.
+        Some(mtu) if mtu < 1280 && request.addresses.iter().any(|cidr| cidr.address.is_ipv6()) => {
+            Err(anyhow!("mtu '{mtu}' is too small for IPv6, which needs 1280"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// linux/if_ether.h: ETH_MIN_MTU, ETH_MAX_MTU.
+fn parse_mtu(number: &str) -> Result<u32> {
+    let mtu = number.parse().ok().filter(|mtu| (68..=65535).contains(mtu));
+    mtu.ok_or_else(|| anyhow!("mtu is not 68 to 65535: '{number}'"))
+}
+
+fn unlink(parser: &mut lexopt::Parser) -> Result<Command> {
+    let end = match parser.next()? {
+        Some(Value(value)) => word(link::End::parse(&text(value)?))?,
+        Some(other) => return help_or_version(other),
+        None => return Err(usage("no TARGET:IFNAME given")),
+    };
+    match parser.next()? {
+        None => Ok(Command::Unlink(end)),
+        Some(other) => help_or_version(other),
+    }
+}
+
+fn switch(parser: &mut lexopt::Parser) -> Result<Command> {
+    let verb = match parser.next()? {
+        Some(Value(verb)) => verb,
+        Some(other) => return help_or_version(other),
+        None => return Err(usage("switch needs add, del or show")),
+    };
+    match verb.to_str().unwrap_or_default() {
+        "add" => switch_add(parser),
+        "del" | "delete" => switch_delete(parser),
+        "show" => switch_show(parser),
+        _ => Err(usage(format!("switch cannot '{}'", verb.to_string_lossy()))),
+    }
+}
+
+/// One switch a command: a second name is unexpected.
+fn only(slot: &mut Option<String>, value: OsString) -> Result<()> {
+    let name = switch_name(value)?;
+    match slot.replace(name) {
+        None => Ok(()),
+        Some(_) => Err(usage("more than one switch given")),
+    }
+}
+
+fn switch_add(parser: &mut lexopt::Parser) -> Result<Command> {
+    let (mut name, mut addresses, mut nat) = (None, Vec::<Cidr>::new(), false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("address") => {
+                let cidr = word(Cidr::parse(&text(parser.value()?)?))?;
+                if addresses.iter().any(|other| other.address.is_ipv4() == cidr.address.is_ipv4()) {
+                    return Err(usage(format!("address '{cidr}' is the second of its family")));
+                }
+                addresses.push(cidr);
+            }
+            Long("nat") => nat = true,
+            Value(value) => only(&mut name, value)?,
+            other => return help_or_version(other),
+        }
+    }
+    let name = name.ok_or_else(|| usage("no switch given"))?;
+    if nat {
+        word(nat::check_switch(&name))?;
+    }
+    Ok(Command::SwitchAdd(switch::Request { name, addresses, nat }))
+}
+
+fn switch_delete(parser: &mut lexopt::Parser) -> Result<Command> {
+    let (mut name, mut if_unused) = (None, false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("if-unused") => if_unused = true,
+            Value(value) => only(&mut name, value)?,
+            other => return help_or_version(other),
+        }
+    }
+    let name = name.ok_or_else(|| usage("no switch given"))?;
+    Ok(Command::SwitchDelete(switch::Removal { name, if_unused }))
+}
+
+fn switch_show(parser: &mut lexopt::Parser) -> Result<Command> {
+    let (mut name, mut json) = (None, false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("json") => json = true,
+            Value(value) => only(&mut name, value)?,
+            other => return help_or_version(other),
+        }
+    }
+    Ok(Command::SwitchShow { name, json })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command> {
+        parse(lexopt::Parser::from_args(line.split(' ').filter(|word| !word.is_empty()))).1
+    }
+
+    fn is_usage(line: &str) -> bool {
+        parsed(line).is_err_and(|e| e.is::<Usage>() || e.is::<lexopt::Error>())
+    }
+
+    #[test]
+    fn a_link_is_read_in_any_order() {
+        let Command::Link(link) =
+            parsed("link web:eth0 --check 50 br0 10.0.0.1/24 mtu 1400 via 10.0.0.254 mac 02:00:00:00:00:01 fd00::1/64")
+                .unwrap()
+        else {
+            panic!("not a link")
+        };
+        assert_eq!((link.end.label().as_str(), link.switch.as_str()), ("web:eth0", "br0"));
+        assert_eq!((link.addresses.len(), link.gateways.len()), (2, 1));
+        assert_eq!((link.mtu, link.mac), (Some(1400), Some([2, 0, 0, 0, 0, 1])));
+        assert_eq!(link.check, Some(Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn what_is_malformed_is_a_usage_error() {
+        for line in [
+            "",
+            "nothing",
+            "add",
+            "add -- -x",
+            "add a/b",
+            "add --wait x",
+            "del",
+            "list x",
+            "link web:eth0",
+            "link web br0",
+            "link web:eth0 br0 10.0.0.1",
+            "link web:eth0 br0 10.0.0.1/24 via",
+            "link web:eth0 br0 via 10.0.0.254",
+            "link web:eth0 br0 10.0.0.1/24 via 10.0.0.2 via 10.0.0.3",
+            "link web:eth0 br0 10.0.0.1/24 10.0.0.1/16",
+            "link web:eth0 br0 mtu 67",
+            "link web:eth0 br0 fd00::1/64 mtu 1000",
+            "link web:eth0 br0 --check 0",
+            "link web:eth0 br0 --check x",
+            "link web:eth0 0123456789abcdef",
+            "unlink",
+            "unlink web:eth0 more",
+            "switch",
+            "switch make br0",
+            "switch add",
+            "switch add a b",
+            "switch add br0 --address 10.0.0.0/24",
+            "switch add br0 --address 10.0.0.1/24 --address 10.0.1.1/24",
+            "switch add br;x --nat",
+            "switch show a b",
+        ] {
+            assert!(is_usage(line), "{line}: {:?}", parsed(line));
+        }
+    }
+
+    #[test]
+    fn the_programs_options_are_its_own() {
+        let expected = |argv: &[&str]| Command::Exec {
+            target: Target::Name("web".into()),
+            argv: argv.iter().map(OsString::from).collect(),
+        };
+        assert_eq!(parsed("exec web ls -l --help").unwrap(), expected(&["ls", "-l", "--help"]));
+        assert_eq!(parsed("exec web -- ls -- x").unwrap(), expected(&["ls", "--", "x"]));
+        assert!(is_usage("exec web") && is_usage("exec web --") && is_usage("exec"));
+    }
+
+    #[test]
+    fn help_is_there_for_every_command() {
+        for line in ["-h", "--help", "add --help", "exec --help", "link -h", "switch --help", "switch add -h"]
+        {
+            assert_eq!(parsed(line).unwrap(), Command::Help, "{line}");
+        }
+    }
+}

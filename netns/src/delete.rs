@@ -1,0 +1,144 @@
+//! delete: names go at once, namespaces when the kernel gets to it; --wait is for those who reuse a name.
+//!
+//! The kernel takes a namespace down about 30 ms after its last user (net/core/net_namespace.c,
+//! cleanup_net); until then the outer ends of its links are there and a new link cannot have their names.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Error, Result, anyhow};
+use nix::errno::Errno;
+use unshare::fail::hint;
+
+use crate::list::belongs_to;
+use crate::netlink::{Socket, errno};
+use crate::rtnl::{self, Link};
+use crate::signals::Signals;
+use crate::store;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub names: Vec<String>,
+    pub wait: bool,
+    pub force: bool,
+    pub if_exists: bool,
+}
+
+/// What the names to be deleted stand for.
+#[derive(Default)]
+struct Doomed {
+    /// Links whose other end is in a namespace that will end, by index.
+    outer: BTreeMap<u32, String>,
+    /// Names whose namespace lives on, and in whom.
+    in_use: Vec<(String, Vec<i32>)>,
+    inodes: Vec<(u64, Vec<u32>)>,
+}
+
+pub fn delete(options: &Options) -> Result<()> {
+    let signals = Signals::block()?;
+    // Both before the names go: afterwards nothing says which links were theirs.
+    let mut listener = options.wait.then(Socket::listen_to_links).transpose()?;
+    let mut socket = (options.wait || options.force).then(Socket::open).transpose()?;
+    let links = socket.as_mut().map(rtnl::all_links).transpose()?.unwrap_or_default();
+    let mut doomed = Doomed::default();
+    let check = |name: &str, namespace| {
+        let file = File::from(namespace);
+        let inode = file.metadata().with_context(|| format!("cannot stat '{name}'"))?.ino();
+        let pids = store::processes_in(inode)?;
+        if pids.is_empty() {
+            let Some(socket) = socket.as_mut() else { return Ok(()) };
+            if let Some(id) = rtnl::namespace_id(socket, file.as_fd())? {
+                let ends = links.iter().filter(|link| link.peer_ns == Some(id));
+                doomed.outer.extend(ends.clone().map(|link| (link.index, link.name.clone())));
+                doomed.inodes.push((inode, ends.map(|link| link.index).collect()));
+            }
+            return Ok(());
+        }
+        if !options.force {
+            let error = anyhow!("cannot delete '{name}': {} in it", count(&pids));
+            return Err(hint(error, "end them first, or take the name and the links away with --force"));
+        }
+        doomed.in_use.push((name.to_owned(), pids));
+        Ok(())
+    };
+    store::remove(&options.names, check, options.if_exists)?;
+    for (name, pids) in &doomed.in_use {
+        cut(socket.as_mut().expect("opened for --force"), &links, name)?;
+        eprintln!(
+            "netns: note: the namespace of '{name}' lives on without name and links: {} in it",
+            count(pids)
+        );
+    }
+    match &mut listener {
+        Some(listener) => wait_until_gone(listener, doomed, &signals),
+        None => Ok(()),
+    }
+}
+
+/// "process 7" or "processes 7 8".
+fn count(pids: &[i32]) -> String {
+    let list: Vec<String> = pids.iter().map(i32::to_string).collect();
+    let word = if pids.len() == 1 { "process" } else { "processes" };
+    format!("{word} {}", list.join(" "))
+}
+
+/// Removes the outer ends of a ship whose namespace stays: its name may be used again.
+fn cut(socket: &mut Socket, links: &[Link], name: &str) -> Result<()> {
+    let ends = links.iter().filter(|link| belongs_to(link).is_some_and(|(ship, _)| ship == name));
+    match socket.tell(ends.map(|link| rtnl::delete_link(&link.name)).collect()) {
+        Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(()),
+        done => done,
+    }
+}
+
+fn wait_until_gone(listener: &mut Socket, mut doomed: Doomed, signals: &Signals) -> Result<()> {
+    spare_other_names(&mut doomed)?;
+    let deadline = Instant::now() + PATIENCE;
+    while !doomed.outer.is_empty() {
+        let heard = listener.notified(deadline, signals, |kind, payload| {
+            if let Some(index) = rtnl::gone(kind, payload) {
+                doomed.outer.remove(&index);
+            }
+        });
+        match heard {
+            Ok(true) => {}
+            Ok(false) => {
+                let names: Vec<&str> = doomed.outer.values().map(String::as_str).collect();
+                let error = anyhow!(
+                    "the names are gone, but after {PATIENCE:?} there is still '{}'",
+                    names.join("' '")
+                );
+                return Err(hint(error, "an open descriptor or a mount holds the namespace"));
+            }
+            Err(error) if overrun(&error) => {
+                let left = rtnl::all_links(&mut Socket::open()?)?;
+                doomed.outer.retain(|index, _| left.iter().any(|link| link.index == *index));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// More notifications came than the socket has room for: some are lost.
+fn overrun(error: &Error) -> bool {
+    error.downcast_ref::<Errno>() == Some(&Errno::ENOBUFS)
+}
+
+/// A namespace with a second name does not end with the first.
+fn spare_other_names(doomed: &mut Doomed) -> Result<()> {
+    for entry in store::entries()? {
+        for (inode, ends) in &doomed.inodes {
+            if entry.inode == Some(*inode) {
+                eprintln!("netns: note: the namespace lives on as '{}'", entry.name);
+                doomed.outer.retain(|index, _| !ends.contains(index));
+            }
+        }
+    }
+    Ok(())
+}

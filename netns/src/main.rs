@@ -1,0 +1,50 @@
+//! netns: named network namespaces, and the links, switches and addresses that make them a network.
+
+mod address;
+mod cli;
+mod delete;
+mod exec;
+mod link;
+mod list;
+mod nat;
+mod netlink;
+mod probe;
+mod rtnl;
+mod signals;
+mod store;
+mod switch;
+mod sys;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use unshare::fail::{Statuses, end, print};
+
+use crate::cli::Command;
+
+fn main() -> ExitCode {
+    let (program_follows, command) = cli::parse(lexopt::Parser::from_env());
+    // Where a program follows, its own status must be told from ours.
+    let statuses = if program_follows {
+        Statuses { usage: 125, failure: 125 }
+    } else {
+        Statuses { usage: 2, failure: 1 }
+    };
+    end("netns", &statuses, command.and_then(run))
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Help => print(cli::HELP),
+        Command::Version => print(concat!("netns (slipway) ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Add(names) => store::add(&names),
+        Command::Delete(options) => delete::delete(&options),
+        Command::List { json } => list::list(json),
+        Command::Exec { target, argv } => exec::exec(&target, &argv),
+        Command::Link(request) => link::link(&request),
+        Command::Unlink(end) => link::unlink(&end),
+        Command::SwitchAdd(request) => switch::add(&request),
+        Command::SwitchDelete(removal) => switch::delete(&removal),
+        Command::SwitchShow { name, json } => switch::show(name.as_deref(), json),
+    }
+}

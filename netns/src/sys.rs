@@ -1,0 +1,93 @@
+//! sys: the calls that need `unsafe`, each use argued. This tool has one thread.
+#![allow(unsafe_code)]
+
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::Result;
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+/// setsockopt(2): switches an option of a netlink socket on.
+pub fn netlink_option(fd: BorrowedFd<'_>, option: libc::c_int) -> Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads an int of the size that it is told, which lives over the call.
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_NETLINK,
+            option,
+            (&raw const on).cast(),
+            mem::size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// bind(2) of a packet(7) socket: from now on it gets what arrives on this interface of this ethertype.
+pub fn bind_packet(fd: BorrowedFd<'_>, ifindex: u32, ethertype: u16) -> Result<()> {
+    // SAFETY: sockaddr_ll is plain data, for which zeroes are valid.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = ethertype.to_be();
+    address.sll_ifindex = ifindex as i32;
+    let length = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the kernel reads as many bytes as the structure has.
+    Errno::result(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) }).map(drop)
+}
+
+/// Switches the loopback device of the current network namespace on: netdevice(7), the shortest way.
+pub fn loopback_up() -> Result<()> {
+    let fd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: ifreq is plain data, for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, of which it uses the name and the flags set above.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) })
+        .map(drop)
+}
+
+/// sigpending(2).
+pub fn pending() -> Result<SigSet> {
+    // SAFETY: sigset_t is plain data, for which zeroes are valid.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: the call fills one set in.
+    Errno::result(unsafe { libc::sigpending(&mut set) })?;
+    // SAFETY: the set comes from the kernel and thus holds valid signals only.
+    Ok(unsafe { SigSet::from_sigset_t_unchecked(set) })
+}
+
+/// sigaction(2), asking only: whether the caller had this signal ignored.
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: sigaction is plain data, for which zeroes are valid (no handler).
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: a null pointer for the new action changes nothing; the old one is filled in.
+    let done = unsafe { libc::sigaction(signal as libc::c_int, std::ptr::null(), &mut action) };
+    done == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// pidfd_send_signal(2) with signal 0: whether the process has not been reaped.
+pub fn pidfd_alive(pidfd: BorrowedFd<'_>) -> bool {
+    // SAFETY: signal 0 sends nothing; a null pointer stands for no siginfo.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            0,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    done == 0 || Errno::last() != Errno::ESRCH
+}
+
+/// getrandom(2), for few bytes: never short, never interrupted.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the kernel writes at most the N bytes of the array.
+    let got = unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), N, 0) };
+    Errno::result(got).map(|_| bytes)
+}
