@@ -539,7 +539,7 @@ fn an_add_killed_at_any_moment_does_not_stop_the_next() {
                 same "$(ls /run/netns)" ""
             done
         done
-        same "$(grep -c ' /netns /run/netns ' /proc/self/mountinfo)" 1
+        same "$(grep -c ' /netns /run/netns ' /proc/self/mountinfo)" 0
     "#
     ))
     .ended_with(0);
@@ -761,5 +761,26 @@ fn exec_covers_files_of_etc() {
         touch /etc/netns/odd/nothing
         netns exec odd true 2>$T/err; same "$(wc -l <$T/err)" 1; says "/etc/netns/odd/nothing"
     "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn with_the_last_name_the_mount_of_the_directory_goes() {
+    inside(
+        r#"
+        netns add a b
+        netns del a
+        mountpoint -q /run/netns
+        netns del b
+        ! mountpoint -q /run/netns
+        netns add a
+        mountpoint -q /run/netns
+        mount -t tmpfs mine /run/netns
+        netns add c
+        netns del c
+        grep -q mine /proc/self/mountinfo    # what others mounted there stays
+    "#,
+    )
     .ended_with(0);
 }

@@ -293,8 +293,19 @@ pub fn remove(
     for name in present {
         result = result.and(remove_name(name));
     }
+    unshare_directory();
     drop(lock);
     result
+}
+
+/// With the last name goes the mount that `share_directory` made, and only that: it is of the same file
+/// system as the directory above it. Who waits for the lock finds it gone and makes it again.
+fn unshare_directory() {
+    let device = |path: &str| fs::metadata(path).map(|meta| meta.dev());
+    let own = matches!((device(DIR), device("/run")), (Ok(dir), Ok(above)) if dir == above);
+    if own && fs::read_dir(DIR).is_ok_and(|mut names| names.next().is_none()) {
+        let _ = umount2(DIR, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+    }
 }
 
 fn is_not_found(error: &Error) -> bool {
