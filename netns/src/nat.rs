@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use serde_json::{Value, json};
 use unshare::fail::hint;
 
@@ -46,7 +48,12 @@ impl Family {
 pub struct Nft(PathBuf);
 
 impl Nft {
+    /// None without the program, and on a kernel without netfilter, which can hold no rules of ours.
     pub fn find() -> Option<Nft> {
+        if kernel_has_netfilter() { Nft::program() } else { None }
+    }
+
+    fn program() -> Option<Nft> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
         places.extend(["/usr/sbin".into(), "/sbin".into()]);
@@ -54,7 +61,10 @@ impl Nft {
     }
 
     pub fn need() -> Result<Nft> {
-        Nft::find().ok_or_else(|| hint(anyhow!("NAT needs the program 'nft'"), "apt-get install nftables"))
+        if !kernel_has_netfilter() {
+            bail!("NAT needs nf_tables, which this kernel does not have");
+        }
+        Nft::program().ok_or_else(|| hint(anyhow!("NAT needs the program 'nft'"), "apt-get install nftables"))
     }
 
     /// Runs commands (libnftables-json(5)), all of them or none, and gives back what there is then.
@@ -158,6 +168,12 @@ impl Nft {
         self.run(commands).context("cannot remove NAT")?;
         Ok(true)
     }
+}
+
+fn kernel_has_netfilter() -> bool {
+    let opened =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter);
+    opened.err() != Some(Errno::EPROTONOSUPPORT)
 }
 
 /// What the host's tables hold, as nft lists it.

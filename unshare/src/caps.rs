@@ -45,7 +45,7 @@ impl Caps {
     }
 
     fn has(self, number: usize) -> bool {
-        self.0 >> number & 1 == 1
+        (self.0 >> number) & 1 == 1
     }
 }
 
