@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{docs_agree, inside, run, theirs};
+use common::{docs_agree, inside, run, theirs, unique};
 
 /// A target in all new namespaces but user and time; `$P` is its pid. Ends with the test.
 const TARGET: &str = r#"
@@ -233,4 +233,29 @@ fn terminating_nsenter_ends_the_program_when_asked_to() {
     )
     .ended_with(0)
     .printed("5\nbye\ngone\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn join_cgroup_joins_every_hierarchy_in_which_the_target_is_elsewhere() {
+    if theirs() {
+        return; // util-linux joins cgroup2 only
+    }
+    let group = unique("join");
+    inside(&format!(
+        r#"
+        mkfifo $T/up $T/down
+        "$BIN/cgset" {group} procs=50 mem=50M -- sh -c 'echo up; read x' <$T/down >$T/up &
+        exec 4>$T/down
+        read line <$T/up
+        P=$(cat /proc/$!/task/$!/children); P=${{P% }}
+        for fork in "" -p; do
+            "$BIN/nsenter" -t $P -u $fork -c cat /proc/self/cgroup >$T/joined
+            cmp /proc/$P/cgroup $T/joined
+        done
+        "$BIN/nsenter" -t $P -u cat /proc/self/cgroup | cmp -s /proc/$P/cgroup || echo apart
+    "#
+    ))
+    .ended_with(0)
+    .printed("apart\n");
 }

@@ -200,9 +200,12 @@ fn long_options(text: &str) -> std::collections::BTreeSet<String> {
     found
 }
 
-/// A unique name for what a test must make outside its namespaces (cgroups).
+/// A unique name for what a test must make outside its namespaces (cgroups, files). Pids repeat between pid
+/// namespaces, as two runs side by side have them; so the namespace counts too.
 pub fn unique(stem: &str) -> String {
+    use std::os::unix::fs::MetadataExt;
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("t-{stem}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    let namespace = std::fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino());
+    format!("t-{stem}-{namespace}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -1,0 +1,78 @@
+//! files: control files, one open, one write or read each; errors keep their number.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use anyhow::{Error, Result};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd;
+
+/// The whole of a control file.
+pub fn read(path: &Path) -> nix::Result<String> {
+    let fd = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut bytes = Vec::new();
+    let mut block = [0; 4096];
+    loop {
+        match unistd::read(fd.as_fd(), &mut block)? {
+            0 => break,
+            got => bytes.extend_from_slice(&block[..got]),
+        }
+        // A line that ends a short block ends the file, but for lists of many processes.
+        if bytes.len() < 2048 && bytes.ends_with(b"\n") {
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// One write, as the kernel wants it: a value in two pieces would be two values.
+pub fn write(path: &Path, value: &str) -> nix::Result<()> {
+    let fd = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    write_fd(fd.as_fd(), value)
+}
+
+pub fn write_fd(fd: std::os::fd::BorrowedFd<'_>, value: &str) -> nix::Result<()> {
+    let line = format!("{value}\n");
+    match unistd::write(fd, line.as_bytes())? {
+        all if all == line.len() => Ok(()),
+        _ => Err(Errno::EIO),
+    }
+}
+
+pub fn rmdir(dir: &Path) -> nix::Result<()> {
+    std::fs::remove_dir(dir).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+/// The first word of the first line.
+pub fn first(text: &str) -> &str {
+    text.split_whitespace().next().unwrap_or("")
+}
+
+/// The number behind `key` in a file of "key number" lines; the set of keys grows with the kernel.
+pub fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+pub fn cannot(what: &str, path: &Path, errno: Errno) -> Error {
+    Error::new(errno).context(format!("cannot {what} '{}'", path.display()))
+}
+
+pub fn read_or_say(path: &Path) -> Result<String> {
+    read(path).map_err(|errno| cannot("read", path, errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_whole_words() {
+        let text = "oom 3\noom_kill 1\noom_group_kill 0\n";
+        assert_eq!(
+            (keyed(text, "oom"), keyed(text, "oom_kill"), keyed(text, "kill")),
+            (Some(3), Some(1), None)
+        );
+    }
+}

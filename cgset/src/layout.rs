@@ -1,0 +1,271 @@
+//! layout: which controller lives where, from /proc/self/mountinfo and cgroup.controllers alone.
+//!
+//! /proc/cgroups is not asked: it calls controllers enabled that v1 cannot mount (6.12), and later kernels
+//! leave out controllers that v2 has (7.2).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+use unshare::fail::hint;
+
+use crate::cli::{Group, Parent};
+use crate::files;
+
+/// One tree of groups: the v2 tree, or a v1 mount with its controllers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    pub v2: bool,
+    /// Where it is mounted ($CGSET_ROOT in front).
+    pub mount: PathBuf,
+    /// Which part of the tree the mount shows, as mountinfo has it.
+    pub shown: String,
+    pub controllers: Vec<String>,
+}
+
+impl Hierarchy {
+    pub fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+}
+
+pub struct Layout {
+    /// $CGSET_ROOT: the root of a made-up host for tests, else "/".
+    root: PathBuf,
+    pub hierarchies: Vec<Hierarchy>,
+}
+
+impl Layout {
+    pub fn read() -> Result<Layout> {
+        let root = std::env::var_os("CGSET_ROOT").filter(|root| !root.is_empty());
+        let root = root.map_or(PathBuf::from("/"), PathBuf::from);
+        let mountinfo = files::read_or_say(&root.join("proc/self/mountinfo"))?;
+        let mut hierarchies = parse(&mountinfo, &root);
+        for v2 in hierarchies.iter_mut().filter(|h| h.v2) {
+            let list = files::read_or_say(&v2.mount.join("cgroup.controllers"))?;
+            v2.controllers = list.split_whitespace().map(str::to_owned).collect();
+        }
+        if hierarchies.is_empty() {
+            let error = anyhow!("no cgroup file system is mounted here");
+            return Err(hint(error, "mount -t cgroup2 cgroup2 /sys/fs/cgroup"));
+        }
+        Ok(Layout { root, hierarchies })
+    }
+
+    /// The tree in which `controller` can be used.
+    pub fn home(&self, controller: &str) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|h| h.has(controller))
+    }
+
+    /// The tree that holds every group, whatever its limits: by it members are found and killed. The v1
+    /// freezer can hold a forking group still; it is preferred to a v2 tree beside it, as entering v2 from
+    /// outside (nsenter) waits for all processors and entering v1 need not.
+    pub fn tracker(&self) -> &Hierarchy {
+        let v2 = self.hierarchies.iter().find(|h| h.v2);
+        self.home("freezer").or(v2).unwrap_or(&self.hierarchies[0])
+    }
+
+    /// The trees in which a group of ours can have a directory.
+    pub fn ours(&self) -> impl Iterator<Item = &Hierarchy> {
+        let ours = |h: &&Hierarchy| h.v2 || ["memory", "pids", "cpu", "freezer"].iter().any(|c| h.has(c));
+        self.hierarchies.iter().filter(ours)
+    }
+
+    /// The path of `group` in `hierarchy`, below its mount.
+    pub fn place(&self, hierarchy: &Hierarchy, parent: Option<&Parent>, group: &Group) -> Result<PathBuf> {
+        Ok(match parent {
+            None => PathBuf::from(&group.0),
+            Some(Parent::Group(parent)) => Path::new(&parent.0).join(&group.0),
+            Some(Parent::Own) => self.own(hierarchy)?.join(&group.0),
+        })
+    }
+
+    /// Where this process stands in `hierarchy`.
+    pub fn own(&self, hierarchy: &Hierarchy) -> Result<PathBuf> {
+        self.standing(hierarchy, "self")
+    }
+
+    /// Where process `pid` stands in `hierarchy`, below its mount.
+    pub fn standing(&self, hierarchy: &Hierarchy, pid: &str) -> Result<PathBuf> {
+        let file = self.root.join("proc").join(pid).join("cgroup");
+        let text = files::read_or_say(&file)?;
+        standing(&text, hierarchy).ok_or_else(|| {
+            anyhow!("'{}' shows no place below '{}'", file.display(), hierarchy.mount.display())
+        })
+    }
+
+    pub fn ram(&self) -> Result<u64> {
+        let file = self.root.join("proc/meminfo");
+        let text = files::read_or_say(&file)?;
+        let kib =
+            text.lines().find_map(|line| files::first(line.strip_prefix("MemTotal:")?).parse::<u64>().ok());
+        kib.map(|kib| kib << 10).ok_or_else(|| anyhow!("no MemTotal in '{}'", file.display()))
+    }
+
+    /// Why a controller is nowhere: best told, as it is otherwise searched for long.
+    pub fn why_missing(&self, controller: &str) -> Option<String> {
+        let cmdline = files::read(&self.root.join("proc/cmdline")).unwrap_or_default();
+        let disabled = |word: &str| {
+            word.strip_prefix("cgroup_disable=").is_some_and(|list| list.split(',').any(|c| c == controller))
+        };
+        let word = cmdline.split_whitespace().find(|word| disabled(word))?;
+        Some(format!("it was switched off at boot ({word})"))
+    }
+}
+
+/// A line of /proc/PID/cgroup is "ID:controllers:path"; v2 has ID 0 and no controllers.
+fn standing(text: &str, hierarchy: &Hierarchy) -> Option<PathBuf> {
+    let path = text.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let same = match hierarchy.v2 {
+            true => id == "0" && controllers.is_empty(),
+            false => controllers.split(',').any(|c| hierarchy.has(c)),
+        };
+        same.then_some(path)
+    })?;
+    let below = path.strip_prefix(hierarchy.shown.trim_end_matches('/'))?;
+    if below.split('/').any(|part| part == "..") {
+        return None; // outside of our cgroup namespace
+    }
+    Some(PathBuf::from(below.trim_start_matches('/')))
+}
+
+struct Mount<'a> {
+    id: &'a str,
+    parent: &'a str,
+    device: &'a str,
+    shown: &'a str,
+    point: String,
+    kind: &'a str,
+    options: &'a str,
+}
+
+/// proc_pid_mountinfo(5): "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw".
+fn mount(line: &str) -> Option<Mount<'_>> {
+    let (left, right) = line.split_once(" - ")?;
+    let mut left = left.split(' ');
+    let (id, parent, device) = (left.next()?, left.next()?, left.next()?);
+    let (shown, point) = (left.next()?, unescape(left.next()?));
+    let mut right = right.split(' ');
+    let (kind, _source, options) = (right.next()?, right.next()?, right.next()?);
+    Some(Mount { id, parent, device, shown, point, kind, options })
+}
+
+/// Space, tab, newline and backslash are written as octal numbers.
+fn unescape(text: &str) -> String {
+    let mut plain = text.to_owned();
+    for (octal, sign) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        plain = plain.replace(octal, sign);
+    }
+    plain
+}
+
+/// Known to the kernel as controllers; the other options of a v1 mount are none (rw, name=…, xattr, clone_children).
+const CONTROLLERS: [&str; 8] = ["memory", "pids", "cpu", "cpuacct", "cpuset", "freezer", "devices", "blkio"];
+
+fn parse(mountinfo: &str, root: &Path) -> Vec<Hierarchy> {
+    let mounts: Vec<Mount<'_>> = mountinfo.lines().filter_map(mount).collect();
+    let mut found: Vec<(&str, Hierarchy)> = Vec::new();
+    for m in mounts.iter().filter(|m| m.kind == "cgroup" || m.kind == "cgroup2") {
+        if hidden(m, &mounts) {
+            continue;
+        }
+        let v2 = m.kind == "cgroup2";
+        let controllers = m.options.split(',').filter(|word| !v2 && CONTROLLERS.contains(word));
+        let hierarchy = Hierarchy {
+            v2,
+            mount: root.join(m.point.trim_start_matches('/')),
+            shown: m.shown.to_owned(),
+            controllers: controllers.map(str::to_owned).collect(),
+        };
+        // The same tree mounted twice: the mount that shows all of it is the better one.
+        match found.iter_mut().find(|(device, _)| *device == m.device) {
+            Some((_, other)) if other.shown != "/" && m.shown == "/" => *other = hierarchy,
+            Some(_) => {}
+            None => found.push((m.device, hierarchy)),
+        }
+    }
+    found.into_iter().map(|(_, hierarchy)| hierarchy).collect()
+}
+
+/// True where another mount lies over this one, or over one that it hangs from.
+fn hidden(m: &Mount<'_>, all: &[Mount<'_>]) -> bool {
+    if all.iter().any(|o| o.parent == m.id && o.id != m.id && o.point == m.point) {
+        return true;
+    }
+    let mut lower = m;
+    for _ in all {
+        let beside = |o: &&Mount<'_>| o.parent == lower.parent && o.id != lower.id && o.id != o.parent;
+        if all.iter().filter(beside).any(|o| Path::new(&lower.point).starts_with(&o.point)) {
+            return true;
+        }
+        match all.iter().find(|o| o.id == lower.parent && o.id != lower.id) {
+            Some(parent) => lower = parent,
+            None => break,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+23 1 0:1 / / rw - ext4 /dev/x rw
+30 23 0:22 / /sys rw - sysfs sysfs rw
+31 30 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw - cgroup2 cgroup2 rw,nsdelegate
+";
+
+    fn points(text: &str) -> Vec<(bool, String, String)> {
+        let show = |h: Hierarchy| (h.v2, h.mount.display().to_string(), h.controllers.join(","));
+        parse(text, Path::new("/")).into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn a_hybrid_host_is_read_from_its_mounts() {
+        let want = [
+            (false, "/sys/fs/cgroup/cpu,cpuacct", "cpu,cpuacct"),
+            (false, "/sys/fs/cgroup/memory", "memory"),
+            (false, "/sys/fs/cgroup/systemd", ""),
+            (true, "/sys/fs/cgroup/uni fied", ""),
+        ];
+        assert_eq!(points(HYBRID), want.map(|(v2, mount, list)| (v2, mount.into(), list.into())));
+    }
+
+    #[test]
+    fn a_mount_under_another_is_not_seen() {
+        let over = format!("{HYBRID}50 32 0:50 / /sys/fs/cgroup/cpu,cpuacct rw - tmpfs t rw\n");
+        assert_eq!(points(&over).len(), 3);
+        let over = format!(
+            "{HYBRID}50 31 0:50 / /sys/fs/cgroup rw - tmpfs t rw\n51 50 0:51 / /sys/fs/cgroup rw - cgroup2 c rw\n"
+        );
+        assert_eq!(points(&over), [(true, "/sys/fs/cgroup".into(), String::new())]);
+    }
+
+    #[test]
+    fn a_tree_mounted_twice_counts_once_and_whole() {
+        let twice = "60 1 0:9 /docker/1 /a rw - cgroup2 c rw\n61 1 0:9 / /b rw - cgroup2 c rw\n";
+        assert_eq!(points(twice), [(true, "/b".into(), String::new())]);
+    }
+
+    #[test]
+    fn a_process_stands_where_proc_says() {
+        let h = |v2, list: &[&str], shown: &str| Hierarchy {
+            v2,
+            mount: "/m".into(),
+            shown: shown.into(),
+            controllers: list.iter().map(|c| c.to_string()).collect(),
+        };
+        let text = "4:memory:/a/b\n2:cpu,cpuacct:/\n0::/x\n";
+        assert_eq!(standing(text, &h(false, &["memory"], "/")), Some("a/b".into()));
+        assert_eq!(standing(text, &h(false, &["memory"], "/a")), Some("b".into()));
+        assert_eq!(standing(text, &h(false, &["cpuacct", "cpu"], "/")), Some("".into()));
+        assert_eq!(standing(text, &h(true, &["memory"], "/")), Some("x".into()));
+        assert_eq!(standing("0::/../../g\n", &h(true, &[], "/")), None);
+    }
+}

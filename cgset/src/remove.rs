@@ -1,0 +1,216 @@
+//! remove: kill all that runs in a group, then remove its directories, the deepest first.
+//!
+//! Nothing is ever moved up: a process that left the group would leave its limits. Three ways to kill:
+//!   v2 with cgroup.kill (Linux 5.14): one write, which a forking group cannot outrun
+//!   freezer (v1), cgroup.freeze (v2): hold all, SIGKILL each, let go; a killed task of v1 dies when let go
+//!   neither: SIGKILL each, again and again, until none is left or the time is over
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Error, Result, anyhow};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use unshare::fail::{self, Statuses, hint};
+
+use crate::cli::{Group, Parent};
+use crate::files::{self, cannot, rmdir};
+use crate::group::{self, Place};
+use crate::layout::Layout;
+
+/// Longer than anything killed takes to go, but for tasks that hang in the kernel.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How long a freezing group is waited for in one round.
+const FREEZE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Goes on after a failure, so that one stubborn group does not hold up the rest.
+pub fn remove_all(
+    layout: &Layout,
+    parent: Option<&Parent>,
+    groups: &[Group],
+    verbose: bool,
+    dry_run: bool,
+) -> Result<()> {
+    let mut failed: Option<Error> = None;
+    for name in groups {
+        let places = group::existing(layout, parent, name)?;
+        let done = if dry_run { fail::print(&script(&places)) } else { remove(layout, &places, &name.0) };
+        if verbose && places.is_empty() {
+            eprintln!("cgset: there is no group '{}'", name.0);
+        }
+        if let Err(error) = done {
+            if let Some(earlier) = failed.replace(error) {
+                fail::report("cgset", &earlier, &Statuses { usage: 2, failure: 1 });
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// A group that is not there is as asked.
+pub fn remove(layout: &Layout, places: &[Place], name: &str) -> Result<()> {
+    let me = std::process::id() as i32;
+    for place in places {
+        if layout
+            .own(&place.hierarchy)
+            .is_ok_and(|own| place.hierarchy.mount.join(own).starts_with(&place.path))
+        {
+            let error = anyhow!("cannot remove '{name}': cgset itself ({me}) runs in it");
+            return Err(hint(error, "call it from outside of the group"));
+        }
+    }
+    let deadline = Instant::now() + LIMIT;
+    // Most often nobody is left, and then this is all.
+    let mut left = remove_empty(places)?;
+    let mut pause = Duration::from_micros(200);
+    while !left.is_empty() {
+        kill_all(places, deadline);
+        left = remove_empty(places)?;
+        if left.is_empty() {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Err(stuck(&left, places));
+        }
+        wait_for_change(places, pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn stuck(left: &[PathBuf], places: &[Place]) -> Error {
+    let inside = group::all_members(places);
+    let error = cannot("remove", &left[0], Errno::EBUSY);
+    if inside.is_empty() {
+        return hint(error, "nobody is seen inside; is another group or a mount below it in use?");
+    }
+    hint(error, format!("killed, and still there: {}", group::name_them(&inside)))
+}
+
+/// Removes every directory that lets itself be removed; gives those that are busy. The tracker's comes last:
+/// it carries the mark, by which the next run finds the rest when this one is killed here.
+fn remove_empty(places: &[Place]) -> Result<Vec<PathBuf>> {
+    let mut busy = Vec::new();
+    for place in places.iter().rev() {
+        match rmdir(&place.path) {
+            Ok(()) | Err(Errno::ENOENT) => continue,
+            Err(_) => {}
+        }
+        for dir in group::tree(&place.path) {
+            match rmdir(&dir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(Errno::EBUSY | Errno::ENOTEMPTY) => busy.push(dir),
+                Err(errno) => return Err(cannot("remove", &dir, errno)),
+            }
+        }
+    }
+    Ok(busy)
+}
+
+fn kill_all(places: &[Place], deadline: Instant) {
+    for place in places.iter().filter(|p| p.hierarchy.v2) {
+        // The whole tree below with it.
+        let _ = files::write(&place.path.join("cgroup.kill"), "1");
+    }
+    if group::all_members(places).is_empty() {
+        return;
+    }
+    let freezers: Vec<Freezer> = places.iter().filter_map(Freezer::of).collect();
+    for freezer in &freezers {
+        freezer.hold(deadline.min(Instant::now() + FREEZE_LIMIT));
+    }
+    let me = std::process::id() as i32;
+    for pid in group::all_members(places) {
+        // 0 is one whom this pid namespace does not see; kill(0) would be our own process group.
+        if pid > 1 && pid != me {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    for freezer in &freezers {
+        freezer.let_go();
+    }
+}
+
+/// Holds all tasks of a group: the v1 freezer or v2's own.
+struct Freezer<'a> {
+    place: &'a Place,
+    file: &'static str,
+}
+
+impl Freezer<'_> {
+    fn of(place: &Place) -> Option<Freezer<'_>> {
+        let file = if place.hierarchy.v2 { "cgroup.freeze" } else { "freezer.state" };
+        place.path.join(file).exists().then_some(Freezer { place, file })
+    }
+
+    fn hold(&self, deadline: Instant) {
+        let _ = files::write(
+            &self.place.path.join(self.file),
+            if self.place.hierarchy.v2 { "1" } else { "FROZEN" },
+        );
+        while !self.held() && Instant::now() < deadline {
+            // A new child of v1 may have slipped in; writing again takes it too (freezer-subsystem.rst).
+            if !self.place.hierarchy.v2 {
+                let _ = files::write(&self.place.path.join(self.file), "FROZEN");
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn held(&self) -> bool {
+        let read = |file: &str| files::read(&self.place.path.join(file)).unwrap_or_default();
+        match self.place.hierarchy.v2 {
+            true => files::keyed(&read("cgroup.events"), "frozen") != Some(0),
+            false => read("freezer.state").trim() != "FREEZING",
+        }
+    }
+
+    /// The groups below may have been frozen on their own.
+    fn let_go(&self) {
+        for dir in group::tree(&self.place.path) {
+            let _ = files::write(&dir.join(self.file), if self.place.hierarchy.v2 { "0" } else { "THAWED" });
+        }
+    }
+}
+
+/// v2 tells when the last one is gone (cgroup.events); v1 has to be asked again.
+fn wait_for_change(places: &[Place], pause: Duration) {
+    let events = places.iter().find(|p| p.hierarchy.v2).map(|p| p.path.join("cgroup.events"));
+    let populated = |file: &Path| files::read(file).ok().and_then(|text| files::keyed(&text, "populated"));
+    match events {
+        Some(file) if populated(&file) == Some(1) => poll_event(&file, pause),
+        _ => thread::sleep(pause),
+    }
+}
+
+fn poll_event(file: &Path, pause: Duration) {
+    use nix::fcntl::{OFlag, open};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let Ok(fd) = open(file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()) else {
+        return;
+    };
+    // The kernel tells a reader of what has changed since it read.
+    let mut block = [0; 256];
+    let _ = nix::unistd::read(fd.as_fd(), &mut block);
+    let timeout = PollTimeout::try_from(pause.max(Duration::from_millis(1))).unwrap_or(PollTimeout::ZERO);
+    let _ = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLPRI)], timeout);
+}
+
+fn script(places: &[Place]) -> String {
+    let mut text = String::from("#!/bin/sh\nset -e\n");
+    for place in places {
+        let dir = crate::plan::quote(&place.path.to_string_lossy());
+        if place.hierarchy.v2 {
+            text += &format!("echo 1 > {dir}/cgroup.kill\n");
+        } else {
+            text += &format!("xargs -r kill -KILL < {dir}/cgroup.procs\n");
+        }
+        text += &format!(
+            "while ! find {dir} -depth -type d -exec rmdir {{}} + 2>/dev/null; do sleep 0.1; done\n"
+        );
+    }
+    text
+}
