@@ -254,6 +254,8 @@ fn join_cgroup_joins_every_hierarchy_in_which_the_target_is_elsewhere() {
             cmp /proc/$P/cgroup $T/joined
         done
         "$BIN/nsenter" -t $P -u cat /proc/self/cgroup | cmp -s /proc/$P/cgroup || echo apart
+        exec 4>&-    # its read ends, and cgset takes the group away
+        wait || :
     "#
     ))
     .ended_with(0)
