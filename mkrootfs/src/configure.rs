@@ -1,0 +1,189 @@
+//! configure: the target's own scripts and its own dpkg make installed packages of unpacked ones.
+//!
+//!   worker (pid 1 of the run)                      inner (pid 1 of the scripts)
+//!   new pid, ipc, uts and net namespaces
+//!   fork ------------------------------------->    own mount namespace, the tree becomes the root,
+//!   read what the scripts say, keep the end        /proc, no sync, few capabilities
+//!                                                  each preinst, then dpkg --configure -a
+//!   wait: status, or the step that failed   <---   exit
+//!
+//! The scripts see no process, network, mount or host name but their own. The fork is safe as all threads of
+//! the download have been joined.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio, exit};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, chdir, chroot, pipe2, pivot_root};
+use unshare::caps::{self, Caps};
+use unshare::child::shell_status;
+
+use crate::dpkg::Installed;
+use crate::progress::Progress;
+use crate::supervise;
+use crate::sys;
+
+/// What scripts of packages need; neither modules nor clocks nor mounts are among it.
+const CAPS: &str = "default,mknod,ipc_lock,sys_nice,sys_resource";
+
+/// Lines of a failing script that are shown.
+const TAIL: usize = 20;
+
+const ADMIN: &str = "/var/lib/dpkg";
+
+pub fn configure(root: &Path, packages: &[Installed], progress: &Progress) -> Result<()> {
+    let kinds = CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWNET;
+    unshare(kinds).context("cannot make namespaces for the packages' scripts")?;
+    let (said, say) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let (failed, fail) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    match unshare::sys::fork().context("cannot fork")? {
+        ForkResult::Child => {
+            drop((said, failed));
+            let step = inner(root, packages, say).err();
+            if let Some(error) = &step {
+                let _ = fs::File::from(fail).write_all(format!("{error:#}").as_bytes());
+            }
+            exit(i32::from(step.is_some()))
+        }
+        ForkResult::Parent { child } => {
+            drop((say, fail));
+            let tail = follow(said, packages.len(), progress);
+            let why = std::io::read_to_string(fs::File::from(failed)).unwrap_or_default();
+            match waitpid(child, None).context("cannot wait for the scripts")? {
+                WaitStatus::Exited(_, 0) => Ok(()),
+                _ if why.is_empty() => bail!("the packages' scripts were killed"),
+                _ => {
+                    progress.clear();
+                    // The script's own words, as they are, before our line.
+                    let _ = std::io::stderr().write_all(tail.as_bytes());
+                    Err(anyhow!(why))
+                }
+            }
+        }
+    }
+}
+
+/// Passes on how far dpkg is, and keeps the last lines.
+fn follow(said: OwnedFd, count: usize, progress: &Progress) -> String {
+    let mut tail = std::collections::VecDeque::new();
+    let mut done = 0;
+    for line in BufReader::new(fs::File::from(said)).split(b'\n').map_while(|line| line.ok()) {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.starts_with("Setting up ") {
+            done += 1;
+            progress.state(&format!("configuring {done} of {count}"));
+        }
+        progress.detail(&line);
+        if tail.len() == TAIL {
+            tail.pop_front();
+        }
+        tail.push_back(line);
+    }
+    tail.into_iter().map(|line| format!("| {line}\n")).collect()
+}
+
+/// Process 1 of the scripts' world.
+fn inner(root: &Path, packages: &[Installed], say: OwnedFd) -> Result<()> {
+    unshare::sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
+        .context("cannot tie the scripts to us")?;
+    enter(root)?;
+    let _ = nix::unistd::sethostname("localhost");
+    // Only speed is lost without.
+    let _ = sys::swallow_sync();
+    caps::reduce(Caps::parse(CAPS)?)?;
+    sys::umask(0o022);
+    // Of all preinst scripts base-passwd's must be the first: it makes the users that others refer to.
+    let (first, rest): (Vec<_>, Vec<_>) = packages.iter().partition(|p| p.package.name == "base-passwd");
+    for package in first.into_iter().chain(rest).filter(|p| p.control.contains_key("preinst")) {
+        preinst(package, &say)?;
+    }
+    let _ = fs::remove_dir_all(format!("{ADMIN}/tmp.ci"));
+    let mut dpkg = program("dpkg")?;
+    dpkg.args(["--configure", "-a", "--force-unsafe-io"]);
+    run(&mut dpkg, &say).map_err(|e| e.context("cannot configure the packages"))
+}
+
+/// The tree becomes the root; the old one is gone, not hidden (pivot_root(2), NOTES).
+fn enter(root: &Path) -> Result<()> {
+    let failed = || format!("cannot make '{}' the root directory", root.display());
+    unshare(CloneFlags::CLONE_NEWNS).with_context(failed)?;
+    if !supervise::make_private().with_context(failed)? {
+        return chroot(root).and_then(|()| chdir("/")).with_context(failed);
+    }
+    mount(Some(root), root, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(failed)?;
+    chdir(root).and_then(|()| pivot_root(".", ".")).with_context(failed)?;
+    umount2(".", MntFlags::MNT_DETACH).and_then(|()| chdir("/")).with_context(failed)?;
+    // Without /proc a plain bootstrap works too; there are containers that allow none.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let _ = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>);
+    Ok(())
+}
+
+/// Runs a preinst from where dpkg would, with the control files beside it: debconf looks for them there.
+fn preinst(package: &Installed, say: &OwnedFd) -> Result<()> {
+    let dir = format!("{ADMIN}/tmp.ci");
+    let lay = || -> std::io::Result<()> {
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir)?;
+        for (name, bytes) in &package.control {
+            let path = format!("{dir}/{name}");
+            fs::write(&path, bytes)?;
+            let mode = if ["preinst", "config"].contains(&name.as_str()) { 0o755 } else { 0o644 };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    };
+    let name = package.package.name;
+    lay().with_context(|| format!("cannot prepare the preinst of '{name}'"))?;
+    let arch = crate::packages::field(package.text("control"), "Architecture").unwrap_or("all");
+    let mut script = program(&format!("{dir}/preinst"))?;
+    script.arg("install").env("DPKG_MAINTSCRIPT_NAME", "preinst").env("DPKG_MAINTSCRIPT_PACKAGE", name);
+    script.env("DPKG_MAINTSCRIPT_ARCH", arch).env("DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT", "1");
+    script.env("DPKG_ROOT", "").env("DPKG_ADMINDIR", ADMIN);
+    run(&mut script, say).map_err(|e| e.context(format!("the preinst of '{name}' failed")))
+}
+
+/// A program of the tree, looked up there, in a clean environment.
+fn program(name: &str) -> Result<Command> {
+    const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let found = PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|file| file.exists());
+    let mut command = Command::new(found.with_context(|| format!("no '{name}' in the tree"))?);
+    command.env_clear().env("PATH", PATH).env("HOME", "/root").env("LC_ALL", "C.UTF-8");
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("DEBCONF_NONINTERACTIVE_SEEN", "true");
+    if let Some(epoch) = std::env::var_os("SOURCE_DATE_EPOCH") {
+        command.env("SOURCE_DATE_EPOCH", epoch);
+    }
+    Ok(command)
+}
+
+/// Runs it and waits, reaping what others leave to process 1.
+fn run(command: &mut Command, say: &OwnedFd) -> Result<()> {
+    let out = || say.as_fd().try_clone_to_owned().map(Stdio::from);
+    command.stdin(Stdio::null()).stdout(out()?).stderr(out()?).current_dir("/");
+    let child = command.spawn().context("cannot run it")?;
+    let child = Pid::from_raw(child.id() as i32);
+    loop {
+        match waitpid(None, None::<WaitPidFlag>) {
+            Ok(status @ (WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..))) if pid == child => {
+                return match shell_status(status) {
+                    0 => Ok(()),
+                    status => Err(anyhow!("exit status {status}")),
+                };
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for it"),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! staging: a new tree is made beside its target and renamed when it is whole.
+//!
+//! `TARGET.partial-PID/root` becomes TARGET. The outer directory is open to root only, as half a system has
+//! set-id programs already, and is held locked (flock(2)) while anybody works in it: one without a lock is
+//! what a killed run left, and the next run for the same target removes it.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::sys;
+use crate::trouble::Kind;
+
+pub struct Staging {
+    target: PathBuf,
+    dir: PathBuf,
+    /// Kept open: it is the lock.
+    _lock: Flock<File>,
+}
+
+impl Staging {
+    /// Checks the target, removes what killed runs left, and makes the place to work in.
+    pub fn make(target: &Path) -> Result<Staging> {
+        let target =
+            std::path::absolute(target).with_context(|| format!("cannot find '{}'", target.display()))?;
+        check(&target)?;
+        let stem = stem(&target)?;
+        remove_stale(&target, &stem)?;
+        let dir = target.with_file_name(format!("{stem}{}", std::process::id()));
+        let make = || DirBuilder::new().mode(0o700).create(&dir);
+        make().with_context(|| format!("cannot make '{}'", dir.display()))?;
+        let lock =
+            lock(&dir)?.ok_or_else(|| anyhow!("cannot lock '{}': another run has it", dir.display()))?;
+        let staging = Staging { target, dir, _lock: lock };
+        staging.make_root().inspect_err(|_| drop(remove_tree(&staging.dir)))?;
+        Ok(staging)
+    }
+
+    /// The root must inherit nothing from where it is made: no group, no access list.
+    fn make_root(&self) -> Result<()> {
+        let root = self.root();
+        let make = || -> io::Result<File> {
+            let outer = File::open(&self.dir)?;
+            sys::remove_xattr(outer.as_fd(), c"system.posix_acl_default")?;
+            outer.set_permissions(Permissions::from_mode(0o700))?;
+            fs::create_dir(&root)?;
+            let root = File::open(&root)?;
+            std::os::unix::fs::fchown(&root, Some(0), Some(0))?;
+            root.set_permissions(Permissions::from_mode(0o755))?;
+            Ok(root)
+        };
+        make().map(drop).with_context(|| format!("cannot make '{}'", root.display()))
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    /// For files that are needed while working.
+    pub fn scratch(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The tree is whole: it becomes the target.
+    pub fn finish(self) -> Result<()> {
+        let done = fs::rename(self.root(), &self.target);
+        done.with_context(|| format!("cannot rename the finished tree to '{}'", self.target.display()))?;
+        remove_tree(&self.dir)
+    }
+
+    pub fn abandon(self) -> Result<()> {
+        remove_tree(&self.dir)
+    }
+
+    /// Leaves the tree for the user to look at, under a name that no later run removes.
+    pub fn keep(self) -> Result<PathBuf> {
+        let name =
+            self.target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let kept = self.target.with_file_name(format!("{name}.failed-{}", std::process::id()));
+        fs::rename(self.root(), &kept).with_context(|| format!("cannot rename to '{}'", kept.display()))?;
+        remove_tree(&self.dir)?;
+        Ok(kept)
+    }
+}
+
+/// A target is new, or a directory with nothing in it.
+fn check(target: &Path) -> Result<()> {
+    let text = format!("cannot make '{}'", target.display());
+    let refuse = |why: &str| Kind::Asked.because(text.clone(), anyhow!("{why}"));
+    let parent = target.parent().ok_or_else(|| refuse("it is the root directory"))?;
+    match fs::symlink_metadata(target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot look at '{}'", target.display())),
+        Ok(data) if !data.is_dir() => bail!(refuse("there is something that is not a directory")),
+        Ok(data) => {
+            let mut entries =
+                fs::read_dir(target).with_context(|| format!("cannot read '{}'", target.display()))?;
+            if entries.next().is_some() {
+                bail!(refuse("the directory is not empty"));
+            }
+            if fs::metadata(parent).is_ok_and(|above| above.dev() != data.dev()) {
+                bail!(Kind::Asked.hinted(
+                    text,
+                    "something is mounted there",
+                    "name a new directory below it"
+                ));
+            }
+        }
+    }
+    match fs::metadata(parent) {
+        Ok(data) if data.is_dir() => Ok(()),
+        Ok(_) => bail!(refuse("what it is to lie in is not a directory")),
+        Err(_) => bail!(refuse(&format!("there is no directory '{}'", parent.display()))),
+    }
+}
+
+fn stem(target: &Path) -> Result<String> {
+    let name = target.file_name().and_then(|name| name.to_str());
+    let name = name.filter(|name| name.len() <= 200);
+    let name = name
+        .ok_or_else(|| Kind::Asked.error(format!("cannot make '{}': not a usable name", target.display())))?;
+    Ok(format!("{name}.partial-"))
+}
+
+/// The lock on a directory; None when somebody else has it.
+fn lock(dir: &Path) -> Result<Option<Flock<File>>> {
+    let file = File::open(dir).with_context(|| format!("cannot open '{}'", dir.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno).with_context(|| format!("cannot lock '{}'", dir.display())),
+    }
+}
+
+fn remove_stale(target: &Path, stem: &str) -> Result<()> {
+    let parent = target.parent().expect("check has seen it");
+    let entries = fs::read_dir(parent).with_context(|| format!("cannot read '{}'", parent.display()))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(stem)) else { continue };
+        let ours = !pid.is_empty() && pid.bytes().all(|c| c.is_ascii_digit());
+        // Ours is made open to root only: what others call alike is not ours to remove.
+        let owned =
+            entry.metadata().is_ok_and(|data| data.is_dir() && data.uid() == 0 && data.mode() & 0o77 == 0);
+        if !ours || !owned {
+            continue;
+        }
+        if let Some(_lock) = lock(&entry.path())? {
+            remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a tree that may be hostile: never through a link, never into another file system.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    let failed = || format!("cannot remove '{}'", path.display());
+    let (parent, name) = path.parent().zip(path.file_name()).with_context(failed)?;
+    let parent = File::open(parent).with_context(failed)?;
+    let device = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        data => data.with_context(failed)?.dev(),
+    };
+    remove_dir(parent.as_fd(), name, device).with_context(failed)
+}
+
+fn remove_dir(parent: std::os::fd::BorrowedFd<'_>, name: &std::ffi::OsStr, device: u64) -> Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = openat(parent, name, flags, Mode::empty())?;
+    if fstat(&fd)?.st_dev != device {
+        bail!("something is mounted on '{}' in it", Path::new(name).display());
+    }
+    let mut dir = Dir::from_fd(fd.try_clone()?)?;
+    for entry in dir.iter() {
+        let entry = entry?;
+        let entry_name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
+        if entry_name == "." || entry_name == ".." {
+            continue;
+        }
+        if entry.file_type() == Some(Type::Directory) {
+            remove_dir(fd.as_fd(), entry_name, device)?;
+            continue;
+        }
+        match unlinkat(&fd, entry_name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(Errno::EISDIR | Errno::EPERM) => remove_dir(fd.as_fd(), entry_name, device)?,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(unlinkat(parent, name, UnlinkatFlags::RemoveDir)?)
+}

@@ -1,0 +1,127 @@
+//! sys: the calls that need `unsafe`, each use argued.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::Result;
+use nix::errno::Errno;
+
+/// umask(2).
+pub fn umask(mask: u32) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::umask(mask) };
+}
+
+/// Makes all calls that wait for the disk succeed at once, in this process and all that it becomes or starts
+/// (seccomp(2)). What they are to protect from, a power cut, the renaming at the end protects from too.
+pub fn swallow_sync() -> Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    const ARCH: u32 = 0xc000_003e; // AUDIT_ARCH_X86_64
+    #[cfg(target_arch = "aarch64")]
+    const ARCH: u32 = 0xc000_00b7; // AUDIT_ARCH_AARCH64
+    #[cfg(target_arch = "riscv64")]
+    const ARCH: u32 = 0xc000_00f3; // AUDIT_ARCH_RISCV64
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+    return Ok(());
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+    {
+        let mut program = sync_filter(ARCH);
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: the kernel copies the program, which lives over the call, and checks it.
+        let done = unsafe {
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as libc::c_ulong, &filter, 0, 0)
+        };
+        Errno::result(done).map(drop)
+    }
+}
+
+/// Loads the architecture, lets foreign ones pass, and answers 0 to the calls of the list.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+fn sync_filter(arch: u32) -> Vec<libc::sock_filter> {
+    const CALLS: [libc::c_long; 6] = [
+        libc::SYS_fsync,
+        libc::SYS_fdatasync,
+        libc::SYS_sync,
+        libc::SYS_syncfs,
+        libc::SYS_msync,
+        libc::SYS_sync_file_range,
+    ];
+    let op = |code: u32, jt: usize, jf: usize, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: jt as u8,
+        jf: jf as u8,
+        k,
+    };
+    let (load, equal, answer) = (
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+        libc::BPF_RET | libc::BPF_K,
+    );
+    // struct seccomp_data: int nr; __u32 arch; …
+    let mut program = vec![op(load, 0, 0, 4), op(equal, 0, CALLS.len() + 1, arch), op(load, 0, 0, 0)];
+    for (at, call) in CALLS.iter().enumerate() {
+        program.push(op(equal, CALLS.len() - at, 0, *call as u32));
+    }
+    program.push(op(answer, 0, 0, libc::SECCOMP_RET_ALLOW));
+    program.push(op(answer, 0, 0, libc::SECCOMP_RET_ERRNO));
+    program
+}
+
+/// ioctl(2) FICLONE: the same blocks under both files.
+pub fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    const FICLONE: libc::c_ulong = 0x4004_9409;
+    // SAFETY: the argument is a number, both descriptors are open.
+    Errno::result(unsafe { libc::ioctl(to.as_raw_fd(), FICLONE as _, from.as_raw_fd()) }).map(drop)
+}
+
+/// The extended attributes of an open file or directory.
+pub fn xattrs(fd: BorrowedFd<'_>) -> Result<Vec<(CString, Vec<u8>)>> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: the kernel writes at most the given number of bytes into the buffer.
+    let names = fill(|buffer, size| unsafe { libc::flistxattr(fd, buffer.cast(), size) })?;
+    let mut found = Vec::new();
+    for name in names.split_inclusive(|byte| *byte == 0) {
+        let name = CStr::from_bytes_with_nul(name).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: as above.
+        let value = fill(|buffer, size| unsafe { libc::fgetxattr(fd, name.as_ptr(), buffer.cast(), size) });
+        found.push((name.to_owned(), value?));
+    }
+    Ok(found)
+}
+
+/// Asks for the size, then for the bytes, again if they grew in between.
+fn fill(call: impl Fn(*mut u8, usize) -> isize) -> Result<Vec<u8>> {
+    loop {
+        let size = Errno::result(call(std::ptr::null_mut(), 0))? as usize;
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        let mut buffer = vec![0; size];
+        match Errno::result(call(buffer.as_mut_ptr(), size)) {
+            Ok(got) => {
+                buffer.truncate(got as usize);
+                return Ok(buffer);
+            }
+            Err(Errno::ERANGE) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+pub fn set_xattr(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<()> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: the pointers live over the call, the length is that of the slice.
+    let done = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(done).map(drop)
+}
+
+/// Removes an extended attribute; that there is none is well.
+pub fn remove_xattr(fd: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: the pointers live over the call.
+    match Errno::result(unsafe { libc::fremovexattr(fd, name.as_ptr()) }) {
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
+        done => done.map(drop),
+    }
+}

@@ -1,0 +1,991 @@
+//! The real mkrootfs binary against small archives that the tests make, served from a directory or over HTTP on
+//! loopback. The fake "dpkg" package is the host's own dpkg with its libraries, so that the configuring is real.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use common::{Outcome, docs_agree, eventually, finish, run, system, tool, unique};
+
+// ---- a place and an archive for each test ----
+
+/// A directory of the test's own, removed at its end.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Place {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("mkrootfs"));
+        fs::create_dir_all(&dir).unwrap();
+        Place(dir)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// What lies in it, for "nothing is left".
+    fn names(&self, dir: &str) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.at(dir))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn sh(script: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new("sh");
+    command.args(["-euc", script, "sh"]).args(arguments);
+    finish(command, "").ended_with(0).out
+}
+
+struct Archive {
+    place: Place,
+    packages: String,
+}
+
+/// One file of a package.
+type Entry<'a> = (&'a str, &'a str, u32);
+
+impl Archive {
+    /// What every bootstrap needs: dpkg, a shell, base-files and apt.
+    fn new() -> Archive {
+        let mut archive = Archive { place: Place::new(), packages: String::new() };
+        fs::create_dir_all(archive.place.at("mirror/pool")).unwrap();
+        fs::create_dir_all(archive.place.at("out")).unwrap();
+        let tree = archive.place.at("dpkg-tree");
+        sh(HOST_DPKG, &[tree.to_str().unwrap()]);
+        fs::create_dir(tree.join("proc")).unwrap();
+        archive.build(&tree, "dpkg", "Essential: yes");
+        let files = [("etc/base.conf", "plain\n", 0o644), ("usr/share/doc/base", "x\n", 0o644)];
+        archive.add(
+            "base-files",
+            "Priority: required\nPre-Depends: dpkg",
+            &files,
+            &[("conffiles", "/etc/base.conf\n")],
+        );
+        archive.add("apt", "Depends: libapt | none", &[], &[]);
+        archive.add(
+            "libapt",
+            "Multi-Arch: same",
+            &[("usr/lib/libapt", "x", 0o644)],
+            &[("triggers", "interest-noawait lib\n")],
+        );
+        archive
+    }
+
+    fn add(&mut self, name: &str, fields: &str, files: &[Entry], control: &[(&str, &str)]) {
+        let tree = self.place.at(&format!("{name}-tree"));
+        for (path, text, mode) in files {
+            let path = tree.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
+        }
+        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        for (file, text) in control {
+            fs::write(tree.join("DEBIAN").join(file), text).unwrap();
+            let mode = if file.contains("inst") { 0o755 } else { 0o644 };
+            fs::set_permissions(tree.join("DEBIAN").join(file), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        self.build(&tree, name, fields);
+    }
+
+    fn build(&mut self, tree: &Path, name: &str, fields: &str) {
+        let fields = if fields.is_empty() { String::new() } else { format!("{fields}\n") };
+        let control = format!(
+            "Package: {name}\nVersion: 1\nArchitecture: amd64\nMaintainer: t <t@example.org>\n{fields}\
+             Installed-Size: 1000\nDescription: test\n"
+        );
+        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        fs::write(tree.join("DEBIAN/control"), &control).unwrap();
+        // dpkg --audit misses the sums where there are none.
+        let sums = "cd \"$1\"; find . -path ./DEBIAN -prune -o -type f -printf '%P\\0' | xargs -0r md5sum > DEBIAN/md5sums";
+        sh(sums, &[tree.to_str().unwrap()]);
+        let deb = self.deb(name);
+        sh(
+            "dpkg-deb --root-owner-group -Zgzip -z1 -b \"$1\" \"$2\" >/dev/null",
+            &[tree.to_str().unwrap(), deb.to_str().unwrap()],
+        );
+        self.index(name, &control);
+    }
+
+    fn index(&mut self, name: &str, control: &str) {
+        let deb = self.deb(name);
+        let (size, sha) = (fs::metadata(&deb).unwrap().len(), sha256(&deb));
+        self.packages += &format!("{control}Filename: pool/{name}.deb\nSize: {size}\nSHA256: {sha}\n\n");
+    }
+
+    fn deb(&self, name: &str) -> PathBuf {
+        self.place.at(&format!("mirror/pool/{name}.deb"))
+    }
+
+    fn suite(&self) -> PathBuf {
+        self.place.at("mirror/dists/bookworm")
+    }
+
+    /// Writes the index and the Release file; gives the latter's SHA-256.
+    fn publish(&self, dates: &str) -> String {
+        let dir = self.suite().join("main/binary-amd64");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("Packages"), &self.packages).unwrap();
+        sh("cd \"$1\"; rm -f Packages.gz; gzip -1nk Packages; rm Packages", &[dir.to_str().unwrap()]);
+        let packed = dir.join("Packages.gz");
+        let (size, sha) = (fs::metadata(&packed).unwrap().len(), sha256(&packed));
+        let text = format!(
+            "Suite: stable\nCodename: bookworm\n{dates}Architectures: amd64\nComponents: main\n\
+             SHA256:\n {sha} {size} main/binary-amd64/Packages.gz\n"
+        );
+        fs::write(self.suite().join("Release"), text).unwrap();
+        sha256(&self.suite().join("Release"))
+    }
+
+    fn url(&self) -> String {
+        format!("file://{}", self.place.at("mirror").display())
+    }
+
+    fn command(&self, options: &[&str], mirror: &str) -> Command {
+        let mut command = Command::new(tool("mkrootfs"));
+        command
+            .args(["--progress=none", "--arch=amd64", "--cache"])
+            .arg(self.place.at("cache"))
+            .args(options);
+        command.arg("bookworm").arg(self.place.at("out/root")).arg(mirror);
+        command
+    }
+
+    /// Runs the tool on it, trusting what is published now.
+    fn run(&self, options: &[&str]) -> Outcome {
+        self.run_from(&self.url(), options)
+    }
+
+    fn run_from(&self, mirror: &str, options: &[&str]) -> Outcome {
+        let pin = self.publish("");
+        finish(self.command(&[&["--release-sha256", &pin], options].concat(), mirror), "")
+    }
+
+    #[track_caller]
+    fn nothing_is_left(&self) {
+        assert!(self.place.names("out").is_empty(), "left: {:?}", self.place.names("out"));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.place.0.to_str().unwrap()), "a mount is left");
+    }
+}
+
+/// The host's dpkg, sh and what dpkg insists on, with their libraries.
+const HOST_DPKG: &str = r#"
+for program in dpkg dpkg-query dpkg-deb dpkg-split dpkg-divert sh rm tar diff ldconfig start-stop-daemon cat stat; do
+    file=$(PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v $program)
+    real=$(readlink -f "$file")
+    for each in $real $(ldd "$real" | grep -o '/[^ ]*'); do
+        mkdir -p "$1/usr/bin" "$1/usr${each%/*}"
+        case $each in
+        "$real") cp -L "$each" "$1/usr/bin/$program" ;;
+        /usr/*) mkdir -p "$1${each%/*}"; cp -L "$each" "$1$each" ;;
+        *) cp -L "$each" "$1/usr$each" ;;
+        esac
+    done
+done
+"#;
+
+fn sha256(path: &Path) -> String {
+    sh("sha256sum < \"$1\"", &[path.to_str().unwrap()])[..64].to_owned()
+}
+
+// ---- a server whose faults can be chosen ----
+
+/// What goes wrong with the next request of a path.
+#[derive(Clone, Copy)]
+enum Fault {
+    /// The connection ends after so many bytes of the body.
+    Cut(usize),
+    /// No answer at all.
+    Hang,
+    Gone,
+}
+
+struct Server {
+    url: String,
+    /// Every request: its path and where it begins.
+    log: Arc<Mutex<Vec<(String, u64)>>>,
+    faults: Arc<Mutex<HashMap<String, Fault>>>,
+}
+
+impl Server {
+    fn new(root: PathBuf) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (log, faults) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(HashMap::new())));
+        let server = Server { url, log: Arc::clone(&log), faults: Arc::clone(&faults) };
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (root, log, faults) = (root.clone(), Arc::clone(&log), Arc::clone(&faults));
+                thread::spawn(move || answer(stream, &root, &log, &faults));
+            }
+        });
+        server
+    }
+
+    fn fault(&self, path: &str, fault: Fault) {
+        self.faults.lock().unwrap().insert(path.to_owned(), fault);
+    }
+
+    fn asked(&self, path: &str) -> Vec<u64> {
+        self.log.lock().unwrap().iter().filter(|(p, _)| p == path).map(|(_, from)| *from).collect()
+    }
+}
+
+fn answer(
+    mut stream: TcpStream,
+    root: &Path,
+    log: &Mutex<Vec<(String, u64)>>,
+    faults: &Mutex<HashMap<String, Fault>>,
+) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    let Some(path) = lines.next().and_then(|line| Some(line.split(' ').nth(1)?.to_owned())) else { return };
+    let mut from = 0;
+    for line in lines.take_while(|line| !line.is_empty()) {
+        if let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
+            from = range.trim_end_matches('-').parse().unwrap();
+        }
+    }
+    log.lock().unwrap().push((path.clone(), from));
+    let fault = faults.lock().unwrap().remove(&path);
+    let body = fs::read(root.join(&path[1..])).ok().filter(|_| !matches!(fault, Some(Fault::Gone)));
+    let mut send = |head: &str, body: &[u8]| {
+        let _ = stream.write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes());
+        let _ = stream.write_all(body);
+    };
+    match (body, fault) {
+        (_, Some(Fault::Hang)) => drop(stream.read(&mut [0])),
+        (None, _) => send("404 Not Found\r\nContent-Length: 0", b""),
+        (Some(body), _) if from as usize >= body.len() && from > 0 => {
+            send("416 Range\r\nContent-Length: 0", b"")
+        }
+        (Some(body), Some(Fault::Cut(after))) => {
+            send(&format!("200 OK\r\nContent-Length: {}", body.len()), &body[..after])
+        }
+        (Some(body), _) if from > 0 => {
+            let rest = &body[from as usize..];
+            let head = format!(
+                "206 Part\r\nContent-Range: bytes {from}-{}/{}\r\nContent-Length: {}",
+                body.len() - 1,
+                body.len(),
+                rest.len()
+            );
+            send(&head, rest);
+        }
+        (Some(body), _) => send(&format!("200 OK\r\nContent-Length: {}", body.len()), &body),
+    }
+}
+
+// ---- the command line ----
+
+#[test]
+fn help_man_page_and_completion_agree() {
+    docs_agree("mkrootfs", "mkrootfs.8");
+}
+
+#[test]
+fn misuse_is_status_2() {
+    run("mkrootfs", &[]).ended_with(2).said("mkrootfs: SUITE and TARGET are missing");
+    run("mkrootfs", &["--fast"]).ended_with(2).said("--fast");
+    run("mkrootfs", &["sid", "/nowhere/t", "ftp://example.org"])
+        .ended_with(2)
+        .said("hint: it begins with http://");
+    run("mkrootfs", &["--arch=s390x", "sid", "/nowhere/t"])
+        .ended_with(2)
+        .said("hint: apt-get install qemu-user-static");
+}
+
+// ---- the good case ----
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_root_is_made_configured_and_whole() {
+    let mut archive = Archive::new();
+    archive.add("hello", "Depends: common | other", &[("usr/bin/hello", "#!/bin/sh\necho hello\n", 0o4755)],
+        &[("postinst", "#!/bin/sh\nset -e\nid=$(cat /proc/self/stat); echo \"$1 $$\" > /etc/hello\n/usr/sbin/policy-rc.d && exit 9\n[ ! -e /proc/1/root/work ]\n")]);
+    archive.add(
+        "common",
+        "",
+        &[],
+        &[(
+            "preinst",
+            "#!/bin/sh\ntest -f /var/lib/dpkg/tmp.ci/control && echo $DPKG_MAINTSCRIPT_PACKAGE > /etc/pre\n",
+        )],
+    );
+    archive.run(&["--include=hello"]).ended_with(0);
+    assert_eq!(archive.place.names("out"), ["root"]);
+    let read = |path: &str| fs::read_to_string(archive.place.at("out/root").join(path)).unwrap();
+    let status = read("var/lib/dpkg/status");
+    assert_eq!(status.matches("Status: install ok installed\n").count(), 6, "{status}");
+    let md5 = sh("printf 'plain\\n' | md5sum", &[]);
+    assert!(status.contains(&format!("Conffiles:\n /etc/base.conf {}\n", &md5[..32])), "{status}");
+    assert!(read("etc/hello").starts_with("configure "));
+    assert_eq!(read("etc/pre"), "common\n");
+    assert_eq!(
+        read("var/lib/dpkg/info/base-files.list"),
+        "/.\n/etc\n/etc/base.conf\n/usr\n/usr/share\n/usr/share/doc\n/usr/share/doc/base\n"
+    );
+    assert_eq!(read("var/lib/dpkg/triggers/lib"), "libapt:amd64/noawait\n");
+    assert_eq!(read("etc/apt/sources.list"), format!("deb {} bookworm main\n", archive.url()));
+    assert_eq!(
+        read("var/lib/apt/extended_states"),
+        "Package: common\nArchitecture: amd64\nAuto-Installed: 1\n\n\
+         Package: libapt\nArchitecture: amd64\nAuto-Installed: 1\n\n"
+    );
+    let root = archive.place.at("out/root");
+    assert!(!root.join("usr/sbin/policy-rc.d").exists() && !root.join("var/lib/dpkg/tmp.ci").exists());
+    assert_eq!(fs::read_link(root.join("bin")).unwrap(), Path::new("usr/bin"));
+    assert_eq!(fs::metadata(root.join("usr/bin/hello")).unwrap().mode() & 0o7777, 0o4755);
+    assert_eq!(fs::metadata(root.join("dev/null")).unwrap().rdev(), 0x103);
+    let mut audit = Command::new("chroot");
+    audit.arg(&root).args(["dpkg", "--audit"]);
+    finish(audit, "").ended_with(0).printed("");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn the_second_run_needs_no_network() {
+    let archive = Archive::new();
+    let server = Server::new(archive.place.at("mirror"));
+    archive.run_from(&server.url, &["--offline"]).ended_with(3).said("--offline was given");
+    archive.run_from(&server.url, &[]).ended_with(0);
+    fs::remove_dir_all(archive.place.at("out/root")).unwrap();
+    let before = server.log.lock().unwrap().len();
+    archive.run_from(&server.url, &["--offline"]).ended_with(0);
+    assert_eq!(server.log.lock().unwrap().len(), before);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn two_runs_at_once_share_a_cache() {
+    let archive = Archive::new();
+    let server = Server::new(archive.place.at("mirror"));
+    let pin = archive.publish("");
+    let start = |name: &str| {
+        let mut command = Command::new(tool("mkrootfs"));
+        command.args(["--progress=none", "--release-sha256", &pin, "--cache"]).arg(archive.place.at("cache"));
+        command.arg("bookworm").arg(archive.place.at("out").join(name)).arg(&server.url);
+        command.spawn().unwrap()
+    };
+    let runs = [start("a"), start("b")];
+    for mut run in runs {
+        assert!(run.wait().unwrap().success());
+    }
+    assert_eq!(archive.place.names("out"), ["a", "b"]);
+    assert_eq!(server.asked("/pool/dpkg.deb"), [0]);
+}
+
+// ---- trust ----
+
+/// A key of the test's own; its keyring in `k.gpg`, the Release file signed with it.
+fn sign(archive: &Archive) {
+    const SCRIPT: &str = "cd \"$1\"; umask 077; rm -rf gpg; mkdir gpg; export GNUPGHOME=$PWD/gpg; \
+        gpg -q --batch --passphrase '' --quick-gen-key t ed25519 sign never 2>/dev/null; \
+        gpg -q --export > k.gpg; gpg -q --batch --yes --clearsign -o \"$2/InRelease\" \"$2/Release\"; \
+        gpgconf --kill gpg-agent; rm -rf gpg";
+    let _ = system("gpg");
+    // The agent's socket needs a short path.
+    let dir = format!("/tmp/{}", unique("gpg"));
+    fs::create_dir(&dir).unwrap();
+    sh(SCRIPT, &[&dir, archive.suite().to_str().unwrap()]);
+    fs::copy(format!("{dir}/k.gpg"), archive.place.at("k.gpg")).unwrap();
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn only_what_a_trusted_key_has_signed_is_used() {
+    let archive = Archive::new();
+    archive.publish("");
+    sign(&archive);
+    let keyring = archive.place.at("k.gpg");
+    let with = |keyring: &str| finish(archive.command(&["--keyring", keyring], &archive.url()), "");
+    with(keyring.to_str().unwrap()).ended_with(0);
+    fs::remove_dir_all(archive.place.at("out/root")).unwrap();
+    with("/nowhere/k.gpg").ended_with(4).said("hint: apt-get install debian-archive-keyring");
+    let signed = fs::read_to_string(archive.suite().join("InRelease")).unwrap();
+    for (what, text) in [
+        ("is bad", signed.replace("Suite: stable", "Suite: stablx")),
+        ("not signed as it should be", format!("Suite: bookworm\n{signed}")),
+        ("not signed as it should be", format!("{signed}Suite: bookworm\n")),
+    ] {
+        fs::write(archive.suite().join("InRelease"), text).unwrap();
+        with(keyring.to_str().unwrap()).ended_with(4).said(what);
+    }
+    fs::write(archive.suite().join("InRelease"), signed).unwrap();
+    fs::rename(&keyring, archive.place.at("old.gpg")).unwrap();
+    fs::remove_dir_all(archive.place.at("cache")).unwrap();
+    let original = fs::read(archive.suite().join("InRelease")).unwrap();
+    sign(&archive);
+    fs::write(archive.suite().join("InRelease"), original).unwrap();
+    with(keyring.to_str().unwrap()).ended_with(4).said("is not in the keyring");
+    archive.nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn without_a_verifier_three_ways_are_named() {
+    let archive = Archive::new();
+    archive.publish("");
+    sign(&archive);
+    let mut command =
+        archive.command(&["--keyring", archive.place.at("k.gpg").to_str().unwrap()], &archive.url());
+    command.env("PATH", "/nowhere");
+    let said = finish(command, "").ended_with(4).err;
+    for way in ["apt-get install gpgv", "--release-sha256", "--no-check-gpg"] {
+        assert!(said.contains(way), "{said}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn what_is_unsigned_or_changed_is_refused() {
+    let archive = Archive::new();
+    archive.publish("");
+    finish(archive.command(&[], &archive.url()), "").ended_with(4).said("it is not signed");
+    let wrong = "0".repeat(64);
+    finish(archive.command(&["--release-sha256", &wrong], &archive.url()), "").ended_with(4).said(&wrong);
+    let pin = archive.publish("");
+    let index = archive.suite().join("main/binary-amd64/Packages.gz");
+    let mut bytes = fs::read(&index).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&index, bytes).unwrap();
+    finish(archive.command(&["--release-sha256", &pin], &archive.url()), "")
+        .ended_with(4)
+        .said("the index says");
+    archive.nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn an_index_past_its_date_is_refused_with_both_dates() {
+    let archive = Archive::new();
+    archive.publish("Date: Sat, 01 Jan 2022 00:00:00 UTC\nValid-Until: Sat, 08 Jan 2022 00:00:00 UTC\n");
+    let run = |options: &[&str]| finish(archive.command(options, &archive.url()), "");
+    let said = run(&["--no-check-gpg"]).ended_with(4).said("Sat, 08 Jan 2022 00:00:00 UTC, and now is ");
+    said.said("--no-check-valid-until");
+    archive.nothing_is_left();
+    run(&["--no-check-gpg", "--no-check-valid-until"]).ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn another_suite_than_asked_for_is_refused() {
+    let archive = Archive::new();
+    archive.publish("");
+    fs::rename(archive.suite(), archive.place.at("mirror/dists/trixie")).unwrap();
+    let mut command = Command::new(tool("mkrootfs"));
+    command.args(["--no-check-gpg", "--cache"]).arg(archive.place.at("cache"));
+    command.arg("trixie").arg(archive.place.at("out/root")).arg(archive.url());
+    finish(command, "").ended_with(4).said("asked for suite 'trixie'");
+}
+
+// ---- what is not there ----
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn an_unknown_suite_is_status_2_and_no_server_is_3() {
+    let archive = Archive::new();
+    let server = Server::new(archive.place.at("mirror"));
+    finish(archive.command(&[], &server.url), "").ended_with(2).said("no suite 'bookworm' on this mirror");
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    finish(archive.command(&[], &format!("http://{closed}")), "").ended_with(3).said("ECONNREFUSED");
+    archive.nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn packages_that_are_unknown_or_unresolvable_are_found_before_any_download() {
+    let mut archive = Archive::new();
+    archive.add("lacking", "Depends: libapt (>= 2)", &[], &[]);
+    archive.add("fighting", "Conflicts: apt", &[], &[]);
+    let server = Server::new(archive.place.at("mirror"));
+    let run = |name: &str| archive.run_from(&server.url, &["--include", name]);
+    run("libapd").ended_with(2).said("no package 'libapd'").said("hint: did you mean libapt?");
+    run("lacking").ended_with(6).said("'lacking' needs 'libapt (>= 2)'");
+    run("fighting").ended_with(6).said("'fighting 1' conflicts with 'apt 1'");
+    assert_eq!(server.asked("/pool/dpkg.deb"), []);
+    archive.nothing_is_left();
+}
+
+// ---- bad packages ----
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_download_that_breaks_off_is_resumed() {
+    let archive = Archive::new();
+    let server = Server::new(archive.place.at("mirror"));
+    server.fault("/pool/dpkg.deb", Fault::Cut(100_000));
+    archive.run_from(&server.url, &[]).ended_with(0);
+    assert_eq!(server.asked("/pool/dpkg.deb"), [0, 100_000]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_package_that_is_changed_short_or_gone_is_status_5_and_the_others_stay_cached() {
+    let archive = Archive::new();
+    let server = Server::new(archive.place.at("mirror"));
+    let whole = fs::read(archive.deb("libapt")).unwrap();
+    let mut changed = whole.clone();
+    changed[200] ^= 1;
+    let pin = archive.publish("");
+    let run = || finish(archive.command(&["--release-sha256", &pin], &server.url), "");
+    for (bytes, told) in [(&changed[..], "has SHA-256 "), (&whole[..100], "ends after 100 bytes")] {
+        fs::write(archive.deb("libapt"), bytes).unwrap();
+        run().ended_with(5).said("package 'libapt'").said(told);
+    }
+    server.fault("/pool/libapt.deb", Fault::Gone);
+    run().ended_with(5).said("404");
+    archive.nothing_is_left();
+    fs::write(archive.deb("libapt"), whole).unwrap();
+    run().ended_with(0);
+    assert_eq!(server.asked("/pool/dpkg.deb"), [0]);
+}
+
+/// An ar archive with a tree of the given entries: path, type, link.
+fn hostile(entries: &[(&str, u8, &str)]) -> Vec<u8> {
+    let mut control = Vec::new();
+    tar_entry(
+        &mut control,
+        "./control",
+        b'0',
+        "",
+        b"Package: hostile\nVersion: 1\nArchitecture: amd64\nMaintainer: t\nDescription: t\n",
+    );
+    let mut data = Vec::new();
+    for (path, kind, link) in entries {
+        tar_entry(&mut data, path, *kind, link, if *kind == b'0' { b"planted" } else { b"" });
+    }
+    let mut deb = b"!<arch>\n".to_vec();
+    for (name, mut body) in
+        [("debian-binary", b"2.0\n".to_vec()), ("control.tar", control), ("data.tar", data)]
+    {
+        if name != "debian-binary" {
+            body.extend([0; 1024]);
+        }
+        deb.extend(format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100644, body.len()).bytes());
+        deb.extend(body);
+    }
+    deb
+}
+
+fn tar_entry(out: &mut Vec<u8>, path: &str, kind: u8, link: &str, body: &[u8]) {
+    let mut head = [0; 512];
+    let mut put = |at: usize, text: &str| head[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, path);
+    put(100, "0000755\x000000000\x000000000\0");
+    put(124, &format!("{:011o}\0{:011o}\0        ", body.len(), 0));
+    put(156, std::str::from_utf8(&[kind]).unwrap());
+    put(157, link);
+    put(257, "ustar\x0000");
+    let sum: u32 = head.iter().map(|byte| u32::from(*byte)).sum();
+    head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    out.extend(head);
+    out.extend(body);
+    out.resize(out.len().next_multiple_of(512), 0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn hostile_packages_reach_nothing_outside_the_tree() {
+    let mut archive = Archive::new();
+    let outside = archive.place.at("outside");
+    fs::create_dir(&outside).unwrap();
+    let out = outside.to_str().unwrap().to_owned();
+    let control = "Package: hostile\nVersion: 1\nArchitecture: amd64\nInstalled-Size: 1\n";
+    let refused: [&[(&str, u8, &str)]; 4] = [
+        &[("./../../../outside/x", b'0', "")],
+        &[("/etc/x", b'0', "")],
+        &[("./x", b'1', "../../../outside/y")],
+        &[("./dev/sda", b'3', "")],
+    ];
+    let base = archive.packages.clone();
+    for entries in refused {
+        fs::write(archive.deb("hostile"), hostile(entries)).unwrap();
+        archive.packages = base.clone();
+        archive.index("hostile", control);
+        archive.run(&["--include=hostile"]).ended_with(5).said("package 'hostile'");
+        archive.nothing_is_left();
+    }
+    // A walk through a link ends inside the tree, as it does for the programs that live there.
+    let there = format!(".{out}");
+    let walk: [(&str, u8, &str); 4] = [
+        (&there, b'5', ""),
+        ("./door", b'2', &out),
+        ("./door/x", b'0', ""),
+        ("./var/lib/dpkg/info", b'2', &out),
+    ];
+    fs::write(archive.deb("hostile"), hostile(&walk)).unwrap();
+    archive.packages = base;
+    archive.index("hostile", control);
+    archive.run(&["--include=hostile"]).ended_with(0);
+    assert!(fs::read_dir(&outside).unwrap().next().is_none(), "something got out");
+    assert!(archive.place.at(&format!("out/root{out}/x")).exists());
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn two_packages_with_one_file_need_replaces() {
+    let mut archive = Archive::new();
+    archive.add("one", "", &[("etc/same", "one", 0o644)], &[]);
+    archive.add("two", "Replaces: one", &[("etc/same", "two", 0o644)], &[]);
+    archive.add("three", "", &[("etc/same", "three", 0o644)], &[]);
+    archive.run(&["--include=one,two"]).ended_with(0);
+    let root = archive.place.at("out/root");
+    assert_eq!(fs::read_to_string(root.join("etc/same")).unwrap(), "two");
+    assert!(!fs::read_to_string(root.join("var/lib/dpkg/info/one.list")).unwrap().contains("/etc/same"));
+    fs::remove_dir_all(&root).unwrap();
+    archive.run(&["--include=one,three"]).ended_with(5).said("both bring '/etc/same'");
+    archive.nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_failing_script_is_shown_and_keep_keeps_the_tree() {
+    let mut archive = Archive::new();
+    archive.add("broken", "", &[], &[("postinst", "#!/bin/sh\necho the reason\nexit 3\n")]);
+    archive
+        .run(&["--include=broken"])
+        .ended_with(1)
+        .said("| the reason\n")
+        .said("cannot configure the packages");
+    archive.nothing_is_left();
+    archive.run(&["--include=broken", "--keep"]).ended_with(1).said("hint: what was made is kept in");
+    let kept = archive.place.names("out");
+    assert!(kept.len() == 1 && kept[0].starts_with("root.failed-"), "{kept:?}");
+}
+
+// ---- the target and the disk ----
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_target_is_new_or_empty() {
+    let archive = Archive::new();
+    let root = archive.place.at("out/root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("mine"), "").unwrap();
+    archive.run(&[]).ended_with(2).said("the directory is not empty");
+    assert_eq!(archive.place.names("out/root"), ["mine"]);
+    fs::remove_file(root.join("mine")).unwrap();
+    archive.run(&[]).ended_with(0);
+    fs::remove_dir_all(&root).unwrap();
+    symlink("/nowhere", &root).unwrap();
+    archive.run(&[]).ended_with(2).said("something that is not a directory");
+    fs::remove_file(&root).unwrap();
+    fs::remove_dir(archive.place.at("out")).unwrap();
+    archive.run(&[]).ended_with(2).said("there is no directory");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_full_disk_is_foreseen_or_named_and_leaves_nothing() {
+    let mut archive = Archive::new();
+    let zeros = "0".repeat(60 << 20);
+    archive.add("liar", "", &[("usr/big", &zeros, 0o644)], &[]);
+    let pin = archive.publish("");
+    let on = |megabytes: &str| {
+        let run = archive.command(&["--include=liar", "--release-sha256", &pin], &archive.url());
+        let mut command = Command::new(system("unshare"));
+        let script =
+            "mount -t tmpfs -o size=$1m full \"$2\"; shift 2; \"$@\" || code=$?; ls -A \"$OUT\"; exit $code";
+        command.args(["-m", "sh", "-uc", script, "sh", megabytes]).arg(archive.place.at("out"));
+        command.arg(run.get_program()).args(run.get_args()).env("OUT", archive.place.at("out"));
+        finish(command, "")
+    };
+    on("20").ended_with(1).said("not enough space").printed("");
+    on("50").ended_with(1).said("ENOSPC").said("/usr/big").printed("");
+}
+
+// ---- signals ----
+
+/// A run that stops itself while a script of the package "slow" is at work.
+fn stopped_in_a_script(archive: &Archive) -> Child {
+    let pin = archive.publish("");
+    let mut command = archive.command(&["--include=slow", "--release-sha256", &pin], &archive.url());
+    let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let ready = archive.place.at(&format!("out/root.partial-{}/root/ready", child.id()));
+    eventually("the script runs", || ready.exists());
+    child
+}
+
+fn slow() -> Archive {
+    let mut archive = Archive::new();
+    archive.add("slow", "", &[], &[("postinst", "#!/bin/sh\necho > /ready\nkill -STOP $$\n")]);
+    archive
+}
+
+fn kill(child: &Child, signal: &str) {
+    sh("kill -s \"$1\" \"$2\"", &[signal, &child.id().to_string()]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn signals_end_it_and_remove_all() {
+    let archive = slow();
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let mut child = stopped_in_a_script(&archive);
+        kill(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        archive.nothing_is_left();
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_signal_ends_a_download_that_hangs() {
+    let archive = Archive::new();
+    let server = Server::new(archive.place.at("mirror"));
+    let pin = archive.publish("");
+    server.fault("/pool/dpkg.deb", Fault::Hang);
+    let mut child = archive.command(&["--release-sha256", &pin], &server.url).spawn().unwrap();
+    eventually("the download hangs", || !server.asked("/pool/dpkg.deb").is_empty());
+    kill(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    archive.nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn after_sigkill_no_process_and_no_mount_is_left_and_the_next_run_cleans_up() {
+    let archive = slow();
+    let mut child = stopped_in_a_script(&archive);
+    kill(&child, "KILL");
+    child.wait().unwrap();
+    let stale = archive.place.at(&format!("out/root.partial-{}", child.id()));
+    assert!(stale.exists());
+    let inside = stale.join("root");
+    eventually("its processes are gone", || {
+        let roots = fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|p| fs::read_link(p.path().join("root")).ok());
+        roots.into_iter().all(|root| !root.starts_with(&inside))
+    });
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(stale.to_str().unwrap()));
+    // One of the same name that somebody works in stays.
+    let mut other = stopped_in_a_script(&archive);
+    assert!(!stale.exists());
+    archive.run(&[]).ended_with(0);
+    assert_eq!(archive.place.names("out"), ["root".to_owned(), format!("root.partial-{}", other.id())]);
+    kill(&other, "TERM");
+    assert_eq!(other.wait().unwrap().code(), Some(143));
+}
+
+// ---- clone ----
+
+/// Everything of a tree that a copy must have too, a line an entry.
+const LISTING: &str = "cd \"$1\"; find . -mindepth 1 -printf '%P %y %m %U:%G %T@ %n %l\\n' | sort; \
+    find . -type f -exec sha256sum {} + | sort -k2; getfattr -dhR -m - . 2>/dev/null || true; \
+    find . \\( -type c -o -type b \\) -exec stat -c '%n %t:%T' {} +";
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_clone_has_everything_of_its_source() {
+    let place = Place::new();
+    let source = place.at("source");
+    sh(
+        "mkdir -p \"$1/dir/deep\"; cd \"$1\"; echo text > dir/file; ln dir/file dir/deep/hard; ln -s /etc/passwd link; \
+         ln link link2; mknod null c 1 3; mkfifo pipe; cp /bin/true suid; chown 1:2 suid; chmod 6755 suid; chmod 1777 dir; \
+         chown -h 3:4 link; touch -d 2001-02-03T04:05:06.789 dir/file; : > empty; mkdir -m 0 closed; \
+         touch -hd 2002-02-03 link dir; truncate -s 1M sparse",
+        &[source.to_str().unwrap()],
+    );
+    let copy = place.at("copy");
+    let clone =
+        |from: &Path, to: &Path| run("mkrootfs", &["clone", from.to_str().unwrap(), to.to_str().unwrap()]);
+    clone(&source, &copy).ended_with(0);
+    let list = |dir: &Path| sh(LISTING, &[dir.to_str().unwrap()]);
+    assert_eq!(list(&source), list(&copy));
+    assert_eq!(place.names(""), ["copy", "source"]);
+    assert_eq!(fs::metadata(copy.join("dir/file")).unwrap().nlink(), 2);
+    clone(&source, &copy).ended_with(2).said("the directory is not empty");
+    clone(&source, &source.join("inner")).ended_with(2).said("the copy would lie in it");
+    clone(&place.at("none"), &place.at("x")).ended_with(2).said("ENOENT");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_clone_does_not_go_into_mounts_or_through_links() {
+    let place = Place::new();
+    sh(
+        "mkdir -p \"$1/source/mnt\" \"$1/outside\"; echo x > \"$1/outside/secret\"; ln -s ../outside \"$1/source/door\"",
+        &[place.0.to_str().unwrap()],
+    );
+    let mut command = Command::new(system("unshare"));
+    let script = "mount -t tmpfs m \"$1/source/mnt\"; echo x > \"$1/source/mnt/file\"; \"$2\" clone \"$1/source\" \"$1/copy\"";
+    command.args(["-m", "sh", "-euc", script, "sh"]).arg(&place.0).arg(tool("mkrootfs"));
+    finish(command, "").ended_with(0);
+    assert_eq!(place.names("copy"), ["door", "mnt"]);
+    assert!(place.names("copy/mnt").is_empty());
+    assert!(fs::symlink_metadata(place.at("copy/door")).unwrap().is_symlink());
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn extended_attributes_are_cloned() {
+    let place = Place::new();
+    let source = place.at("source");
+    sh(
+        "mkdir \"$1\"; cp /bin/true \"$1/ping\"; setcap cap_net_raw+ep \"$1/ping\"",
+        &[source.to_str().unwrap()],
+    );
+    run("mkrootfs", &["clone", source.to_str().unwrap(), place.at("copy").to_str().unwrap()]).ended_with(0);
+    assert!(sh("getcap \"$1\"", &[place.at("copy/ping").to_str().unwrap()]).contains("cap_net_raw=ep"));
+}
+
+// ---- against debootstrap ----
+
+/// Every entry of a root with all that makes it what it is; what differs from run to run is left out.
+fn facts(root: &Path) -> std::collections::BTreeMap<String, String> {
+    const IGNORED: [&str; 19] = [
+        "var/cache/apt/",
+        "var/lib/apt/lists/",
+        "var/lib/apt/extended_states",
+        "var/cache/ldconfig/aux-cache",
+        "var/log/dpkg.log",
+        "var/log/bootstrap.log",
+        "var/log/alternatives.log",
+        "var/log/apt/",
+        "var/lib/dpkg/available",
+        "var/lib/dpkg/cmethopt",
+        "var/lib/dpkg/arch",
+        "var/lib/dpkg/lock",
+        "run/",
+        "etc/apt/sources.list",
+        "etc/resolv.conf",
+        "etc/hostname",
+        "etc/machine-id",
+        "var/cache/debconf/config.dat-old",
+        "var/cache/debconf/templates.dat-old",
+    ];
+    let shipped = shipped(root);
+    let mut facts = std::collections::BTreeMap::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            let (path, data) = (entry.path(), entry.path().symlink_metadata().unwrap());
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            if data.is_dir() {
+                todo.push(path.clone());
+            }
+            let old = name.starts_with("var/lib/dpkg/") && name.ends_with("-old");
+            if old || IGNORED.iter().any(|ignored| name.starts_with(ignored)) || name.ends_with("/partial") {
+                continue;
+            }
+            let fact = format!(
+                "mode {:o} owner {}:{} links {} device {} time {} {}",
+                data.mode(),
+                data.uid(),
+                data.gid(),
+                if data.is_dir() { 0 } else { data.nlink() },
+                data.rdev(),
+                if !data.is_dir() && shipped.contains(&name) { data.mtime() } else { 0 },
+                content(&name, &path, &data)
+            );
+            facts.insert(name, fact);
+        }
+    }
+    facts
+}
+
+/// The paths that packages bring, below /usr where that is where they end.
+fn shipped(root: &Path) -> std::collections::HashSet<String> {
+    let lists = fs::read_dir(root.join("var/lib/dpkg/info")).unwrap().map(|entry| entry.unwrap().path());
+    let lists = lists.filter(|path| path.extension().is_some_and(|end| end == "list"));
+    let text: String = lists.map(|path| fs::read_to_string(path).unwrap()).collect();
+    let merged = |path: &str| ["bin/", "sbin/", "lib/", "lib64/"].iter().any(|top| path.starts_with(top));
+    // Links that are there before the package that has them, or that its scripts make anew.
+    const MADE: [&str; 9] = [
+        "var/run",
+        "var/lock",
+        "bin",
+        "sbin",
+        "lib",
+        "lib64",
+        "bin/sh",
+        "usr/bin/sh",
+        "usr/share/man/man1/sh.1.gz",
+    ];
+    let paths = text.lines().map(|line| line[1..].to_owned()).filter(|path| !MADE.contains(&path.as_str()));
+    paths.map(|path| if merged(&path) { format!("usr/{path}") } else { path }).collect()
+}
+
+fn content(name: &str, path: &Path, data: &fs::Metadata) -> String {
+    if data.is_symlink() {
+        return fs::read_link(path).unwrap().display().to_string();
+    }
+    if !data.is_file() {
+        return String::new();
+    }
+    let text = fs::read(path).unwrap();
+    let sorted = |sep: &str| {
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let mut parts: Vec<&str> = text.split(sep).collect();
+        parts.sort();
+        parts.join(sep)
+    };
+    match name {
+        "etc/shells" | "var/lib/dpkg/triggers/File" => sorted("\n"),
+        "var/lib/dpkg/status" => sorted("\n\n"),
+        // The third field is the day on which it was made.
+        _ if name.starts_with("etc/shadow") => {
+            let fields = |line: &str| {
+                line.split(':')
+                    .enumerate()
+                    .filter(|(i, _)| *i != 2)
+                    .map(|(_, f)| f.to_owned())
+                    .collect::<Vec<_>>()
+            };
+            format!("{:?}", String::from_utf8_lossy(&text).lines().map(fields).collect::<Vec<_>>())
+        }
+        _ => sha256(path),
+    }
+}
+
+/// The same tree as debootstrap's minbase: run with MKROOTFS_MIRROR=URL, takes minutes.
+#[test]
+#[ignore = "needs network: MKROOTFS_MIRROR=URL, and debootstrap"]
+fn a_root_equals_that_of_debootstrap() {
+    let Ok(mirror) = std::env::var("MKROOTFS_MIRROR") else {
+        return eprintln!("skipped: MKROOTFS_MIRROR is not set");
+    };
+    for suite in ["bullseye", "bookworm", "trixie"] {
+        let place = Place::new();
+        let (theirs, ours) = (place.at("theirs"), place.at("ours"));
+        let made = Command::new(system("debootstrap"))
+            .args(["--variant=minbase", suite])
+            .arg(&theirs)
+            .arg(&mirror)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        let made = Command::new(tool("mkrootfs")).arg(suite).arg(&ours).arg(&mirror).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let (theirs, ours) = (facts(&theirs), facts(&ours));
+        let all: std::collections::BTreeSet<&String> = theirs.keys().chain(ours.keys()).collect();
+        let differ: Vec<_> = all.into_iter().filter(|name| theirs.get(*name) != ours.get(*name)).collect();
+        let shown: Vec<_> = differ.iter().map(|name| (name, theirs.get(*name), ours.get(*name))).collect();
+        assert!(differ.is_empty(), "{suite}, theirs and ours: {shown:#?}");
+        assert!(ours.len() > 5000, "compared too little");
+    }
+}
