@@ -60,6 +60,7 @@ need_packages() {
 	set -- $names
 	command -v apt-get >/dev/null || die "missing: $* (no apt-get here to install them with)"
 	[ "$(id -u)" -eq 0 ] || die "missing packages: $*; hint: as root: apt-get install $*"
+	mkdir -p /run/lock # nothing has made it yet in a small container
 	exec 8>/run/lock/slipway-apt
 	flock 8
 	say "installing $*"
