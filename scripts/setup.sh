@@ -115,14 +115,15 @@ way_debian() {
 }
 way_glibc() { new_enough rustc && command -v cargo >/dev/null && command -v cc >/dev/null; }
 
-# need_compiler - install what the best way needs, unless one with musl is open already.
+# need_compiler - install what the best way needs, unless one with musl is open already. The certificates are
+# for cargo, which fetches crates by https.
 need_compiler() {
 	local names
 	way_target || way_debian || {
 		if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
 			rust_packages >/dev/null || apt_update
 			# shellcheck disable=SC2086 # names with spaces between them
-			if names=$(rust_packages) && (need_packages $names musl-tools); then return 0; fi
+			if names=$(rust_packages) && (need_packages $names musl-tools ca-certificates); then return 0; fi
 		fi
 		way_glibc || die "no Rust 1.$RUST_MINOR or newer; hint: apt-get install rustc cargo rust-src musl-tools" \
 			"(Debian 13), rustc-web cargo-web rust-web-src musl-tools (Debian 12), or see rustup.rs"
