@@ -104,6 +104,9 @@ pub fn plan(o: Options) -> Result<Plan> {
     if o.root.is_some() && o.pivot_root.is_some() {
         bail!(Usage("options --root and --pivot-root are mutually exclusive".into()));
     }
+    if o.pivot_root.is_some() && o.propagation == Propagation::Set(MsFlags::MS_SHARED) {
+        bail!(Usage("--pivot-root and --propagation shared exclude each other, see pivot_root(2)".into()));
+    }
     if !o.keep_fds.is_empty() && !o.close_fds {
         bail!(Usage("--keep-fd needs --close-fds".into()));
     }
