@@ -134,7 +134,8 @@ has_sysvinit() {
 # read_output - the log, until the last process of the ship has let go of its output; it holds 'alive' till
 # then. A pipe, not a file: what a ship has open it can open again for writing, and fill the host's /run.
 read_output() {
-	exec 3>&- 4<&- 8>&- 9>&- <&7 7<&-
+	# Nothing of the caller's: who reads what 'ship start' prints must find an end.
+	exec 3>&- 4<&- 8>&- 9>&- <&7 7<&- >/dev/null 2>&1
 	# shellcheck disable=SC2016 # for the inner shell
 	exec setsid sh -c 'dd bs=64K count=1M iflag=count_bytes status=none >>"$1"; exec cat >/dev/null' \
 		ship-log "$state/log"

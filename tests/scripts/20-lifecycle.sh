@@ -24,6 +24,12 @@ same 'rcS, then rc2' "$(cat farm/web/var/log/boot)" "10one start
 10three start
 20four start"
 check 'start again' ship start web
+check 'stop' ship stop web
+check 'start into a pipe: it ends' timeout 30 sh -c 'ship start web 2>&1 | cat'
+check 'stop into a pipe' timeout 30 sh -c 'ship stop web 2>&1 | cat'
+: >farm/web/var/log/boot
+check 'start' ship start web
+check 'start again' ship start web
 said 'does nothing' "'web' runs already"
 same 'only once' "$(wc -l <farm/web/var/log/boot)" 4
 check 'status' ship status

@@ -29,6 +29,7 @@ group=/sys/fs/cgroup/${group_prefix}web
 
 # swallow - a shell that eats memory until it is killed; its own ship must live on
 swallow() {
+	# shellcheck disable=SC2016 # for the shell inside
 	ship exec web sh -c 'a=0123456789; while :; do a=$a$a; done'
 	equal $? 137
 }
