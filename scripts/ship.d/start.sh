@@ -11,14 +11,20 @@ start_ship() {
 	wipe_ship || fail 1 "cannot clear away what is left of '$name'" "ship stop $name"
 	check_start
 	on_exit abandon_start
+	printf '%s\n' "$bridge" >"$state/net"
+	# Beside the preparations: the check of the address takes as long as they do. It holds the ship's lock.
+	plumb &
+	plumbing=$!
 	write_files
-	plumb
 	launch
 	await_ready
 	keep
 }
 
-abandon_start() { wipe_ship || :; }
+abandon_start() {
+	wait "$plumbing" || :
+	wipe_ship || :
+}
 
 # check_start - what would make it fail later, told before anything is made.
 check_start() {
@@ -70,14 +76,14 @@ write_resolv() {
 
 # plumb - a namespace of its own, on the bridge that all ships share.
 plumb() {
-	printf '%s\n' "$bridge" >"$state/net"
 	"$bin/netns" add "$name"
 	[ -n "$address" ] || return 0
 	set -- switch add "$bridge" --address "$network"
 	! nat_wanted || set -- "$@" --nat
 	"$bin/netns" "$@"
-	# The check costs its milliseconds; an address that somebody answers for costs an evening.
-	"$bin/netns" link "$name:eth0" "$bridge" "$address/$net_length" via "$gateway" --check 20
+	# The check costs its milliseconds; an address that somebody answers for costs an evening. Who is on the
+	# bridge answers at once; 'ship create' has asked for longer.
+	"$bin/netns" link "$name:eth0" "$bridge" "$address/$net_length" via "$gateway" --check 5
 }
 
 # nat_wanted - as ship.cfg says; auto: where the host itself has a way out.
@@ -120,6 +126,7 @@ launch() {
 		set -- "$bin/cgset" "$group_prefix$name" $limits -- setpriv --pdeathsig KILL "$@"
 	fi
 	[ "$nice" -eq 0 ] || set -- nice -n "$nice" "$@"
+	wait "$plumbing"
 	read_output &
 	run_chain "$@" &
 	exec 3>&- 5>&- 7<&- 8>&-
