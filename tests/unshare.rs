@@ -288,6 +288,21 @@ fn fstab_lines_are_mounted_inside_the_root() {
     jailed(broken, "--fstab $T/fstab", "true").ended_with(1).said("line 1").said("'b'");
 }
 
+#[test]
+#[ignore = "needs root: tests/run"]
+fn process_1_tells_nothing_of_the_host() {
+    if theirs() {
+        return;
+    }
+    let script = r#"
+        grep -c pivot-root /proc/1/cmdline
+        grep -c ^init /proc/1/cmdline
+        for secret in exe root cwd; do readlink /proc/1/$secret; done
+        cat /proc/1/environ 2>/dev/null || echo hidden
+    "#;
+    jailed("", "--jail", script).ended_with(0).printed("0\n1\nhidden\n");
+}
+
 /// CVE-2021-30465 and its kind: links planted in the tree where something will be mounted. Mounts are shared
 /// with the host here, so that one which lands outside is seen outside.
 #[test]

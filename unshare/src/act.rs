@@ -109,7 +109,9 @@ fn become_child(fork: &Fork, init: bool, pid_file: Option<PidFile>) -> Result<Op
     let forked = sys::fork();
     match forked.map_err(Error::new).context("fork failed").map_err(hint_on_fork)? {
         ForkResult::Child => {
-            if !init {
+            if init {
+                init::forget_command_line();
+            } else {
                 held.restore()?;
             }
             if let Some(tie) = tie {

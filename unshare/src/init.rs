@@ -2,6 +2,8 @@
 //! the program ends, which ends all that is left.
 
 use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -9,6 +11,21 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 use unshare::{child, exec, sys};
+
+/// Takes the command line, which names places of the host, out of what everybody in the ship can read of
+/// process 1 (/proc/1/cmdline). Best effort; /proc is still the caller's.
+pub fn forget_command_line() {
+    // proc(5): (48) arg_start (49) arg_end; the second field may hold blanks, and ends with the last ')'.
+    let Ok(stat) = fs::read_to_string("/proc/self/stat") else { return };
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let mut numbers = after_name.split_whitespace().skip(45).map(str::parse::<u64>);
+    let (Some(Ok(start)), Some(Ok(end))) = (numbers.next(), numbers.next()) else { return };
+    let mut words = vec![0; end.saturating_sub(start) as usize];
+    words.iter_mut().zip(b"init").for_each(|(to, from)| *to = *from);
+    if let Ok(memory) = OpenOptions::new().write(true).open("/proc/self/mem") {
+        let _ = memory.write_all_at(&words, start);
+    }
+}
 
 /// Runs the program as process 2. All signals are blocked when this begins: `act` has seen to it.
 pub fn run(argv: &[OsString], kept_fds: &[i32]) -> Result<()> {
