@@ -50,6 +50,29 @@ check 'stop leaves it' ship stop d
 check 'alone' netns exec d true
 netns del --wait d
 
+# The host has a way out now: ships started from here on have it too, by the host's address, and no longer.
+check 'stop all' ship stop all
+netns add outside
+ip link add up0 type veth peer name eth0 netns outside
+ip addr add 192.0.2.1/24 dev up0
+ip link set up0 up
+ip -n outside addr add 192.0.2.2/24 dev eth0
+ip -n outside link set eth0 up
+check 'start without a default route' ship start a
+check_fails 1 'has no way out' netns exec a ping -c1 -W1 192.0.2.2
+check 'stop' ship stop a
+ip route add default via 192.0.2.2
+forwarding=$(cat /proc/sys/net/ipv4/ip_forward)
+check 'start with one' ship start a
+check 'has' netns exec a ping -c1 -W5 192.0.2.2
+same 'status tells nothing else' "$(ship status a | grep -c running)" 1
+check 'stop' ship stop a
+same 'forwarding is as before' "$(cat /proc/sys/net/ipv4/ip_forward)" "$forwarding"
+same 'and no rule is left' "$(nft list tables)" ''
+ip link del up0
+netns del --wait outside
+check 'start all' ship start all
+
 # Two farms on one bridge: it goes with the last ship.
 sed 's/=run$/=run2/;s/=farm$/=farm2/;s/=conf$/=conf2/' ship.cfg >two.cfg
 check 'create in another farm' env SHIP_CONFIG="$T/two.cfg" ship create z 10.10.10.99
