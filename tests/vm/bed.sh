@@ -11,11 +11,11 @@ grep -qw memory /sys/fs/cgroup/cgroup.controllers
 ip link add br0 type bridge
 ip link set br0 up
 for n in 1 2; do
-    ip netns add "n$n"
-    ip link add "v$n" type veth peer name eth0 netns "n$n"
-    ip link set "v$n" master br0 up
-    ip -n "n$n" address add "10.9.0.$n/24" dev eth0
-    ip -n "n$n" link set eth0 up
+	ip netns add "n$n"
+	ip link add "v$n" type veth peer name eth0 netns "n$n"
+	ip link set "v$n" master br0 up
+	ip -n "n$n" address add "10.9.0.$n/24" dev eth0
+	ip -n "n$n" link set eth0 up
 done
 ip address add 10.9.0.254/24 dev br0
 echo hello >/tmp/page
@@ -23,9 +23,9 @@ cgset web mem=30M procs=20 -- ip netns exec n1 busybox httpd -f -p 10.9.0.1:80 -
 web=$!
 i=0
 until [ "$(ip netns exec n2 busybox wget -q -O - http://10.9.0.1/page)" = hello ]; do
-    i=$((i + 1))
-    [ "$i" -lt 50 ]
-    sleep 0.1
+	i=$((i + 1))
+	[ "$i" -lt 50 ]
+	sleep 0.1
 done
 cgset --show web
 cgset --remove web
