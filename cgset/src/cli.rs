@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::{Error, Result};
 use lexopt::Arg::{Long, Short, Value};
-use lexopt::{Parser, ValueExt};
-use unshare::fail::{Usage, hint};
+use lexopt::Parser;
+use unshare::fail::{Usage, hint, text};
 
 use crate::words::{self, Word};
 
@@ -163,10 +163,6 @@ fn action(flags: Flags, plain: &[String], argv: Option<Vec<OsString>>) -> Result
 
 pub fn usage(text: String) -> Error {
     Error::new(Usage(text))
-}
-
-fn text(word: OsString) -> Result<String> {
-    word.string().map_err(|_| usage("a group, a word or a number is not valid UTF-8".into()))
 }
 
 fn pid(word: &str) -> Result<i32> {

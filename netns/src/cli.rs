@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use lexopt::prelude::*;
-use unshare::fail::Usage;
+use unshare::fail::{Usage, text};
 
 use crate::address::{Cidr, check_ifname, parse_gateway, parse_mac};
 use crate::store::{Target, check_name};
@@ -105,10 +105,6 @@ fn usage(text: impl Into<String>) -> anyhow::Error {
 /// What a rule on words refuses is a usage error.
 fn word<T>(result: Result<T>) -> Result<T> {
     result.map_err(|error| usage(error.to_string()))
-}
-
-fn text(value: OsString) -> Result<String> {
-    value.into_string().map_err(|odd| usage(format!("not UTF-8: '{}'", odd.to_string_lossy())))
 }
 
 fn name(value: OsString) -> Result<String> {

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use unshare::caps::Caps;
 use unshare::child::optional_signal;
-use unshare::fail::Usage;
+use unshare::fail::{Usage, text};
 use unshare::ns::{self, KINDS, Kind};
 
 pub const HELP: &str = "\
@@ -180,10 +180,6 @@ fn strip_equals(value: OsString) -> OsString {
         Some(rest) => OsString::from_vec(rest.to_vec()),
         None => value,
     }
-}
-
-fn text(value: OsString) -> Result<String> {
-    value.into_string().map_err(|v| anyhow!(Usage(format!("not valid text: '{}'", v.to_string_lossy()))))
 }
 
 fn pid(value: OsString) -> Result<Pid> {

@@ -2,18 +2,8 @@
 # shellcheck shell=dash disable=SC2016,SC2154 # words for a shell inside; names of lib.sh
 # A real Debian with nginx, in its cached root: made with the machine's network, run without it.
 # sandbox: network
-if [ -z "${DEBIAN_ROOT:-}" ]; then
-	top=$(cd "${0%/*}/../.." && pwd)
-	cache=${SLIPWAY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/slipway}/roots
-	export DEBIAN_ROOT="$cache/bookworm-nginx-light"
-	mkdir -p "$cache"
-	exec 8>"$DEBIAN_ROOT.lock"
-	flock 8
-	[ -d "$DEBIAN_ROOT" ] ||
-		"${SLIPWAY_BIN:-$top/target/bin}/mkrootfs" --include nginx-light bookworm "$DEBIAN_ROOT" || exit 1
-	exec 8>&-
-	exec "$top/tests/sandbox" sh "$0"
-fi
+packages=nginx-light
+. "${0%/*}/debian.sh"
 . "${0%/*}/lib.sh"
 . "${0%/*}/ships.sh"
 

@@ -10,7 +10,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use unshare::caps::Caps;
 use unshare::child::optional_signal;
-use unshare::fail::Usage;
+use unshare::fail::{Usage, text};
 use unshare::ns;
 
 pub const HELP: &str = "\
@@ -220,10 +220,6 @@ fn jail(o: &mut Options) -> Result<()> {
     (o.new_keyring, o.close_fds) = (true, true);
     (o.mount_sys, o.mount_dev, o.mask_paths) = (true, true, true);
     Ok(())
-}
-
-fn text(value: OsString) -> Result<String> {
-    value.into_string().map_err(|v| anyhow!(Usage(format!("not valid text: '{}'", v.to_string_lossy()))))
 }
 
 fn number(what: &str, value: OsString) -> Result<u32> {

@@ -1,5 +1,6 @@
 //! fail: how every tool ends: one line on stderr, a hint where there is a remedy, a documented status.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -18,6 +19,11 @@ impl fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// A word of the command line that must be text: what is not UTF-8 is misuse.
+pub fn text(word: OsString) -> Result<String> {
+    word.into_string().map_err(|odd| Usage(format!("not valid text: '{}'", odd.to_string_lossy())).into())
+}
 
 /// An error with a remedy, printed as a second line.
 #[derive(Debug)]
