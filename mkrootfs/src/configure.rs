@@ -91,7 +91,7 @@ fn follow(said: OwnedFd, count: usize, progress: &Progress) -> String {
         }
         tail.push_back(line);
     }
-    tail.into_iter().map(|line| format!("| {line}\n")).collect()
+    tail.into_iter().fold(String::new(), |text, line| text + "| " + &line + "\n")
 }
 
 /// Process 1 of the scripts' world.

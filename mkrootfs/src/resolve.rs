@@ -228,15 +228,13 @@ mod tests {
 
     /// "name version field: value; field: value" a line.
     fn resolve(lines: &[&str], include: &[&str]) -> Result<String> {
-        let text: String = lines
-            .iter()
-            .map(|line| {
-                let mut words = line.splitn(3, ' ');
-                let (name, version) = (words.next().unwrap(), words.next().unwrap());
-                let rest = words.next().unwrap_or("").replace("; ", "\n");
-                format!("Package: {name}\nVersion: {version}\n{rest}\n\n")
-            })
-            .collect();
+        let stanza = |line: &&str| {
+            let mut words = line.splitn(3, ' ');
+            let (name, version) = (words.next().unwrap(), words.next().unwrap());
+            let rest = words.next().unwrap_or("").replace("; ", "\n");
+            format!("Package: {name}\nVersion: {version}\n{rest}\n")
+        };
+        let text = lines.iter().map(stanza).collect::<Vec<_>>().join("\n");
         let text = text.replace("\n\n\n", "\n\n");
         let mut index = Index::default();
         index.add(&text);
