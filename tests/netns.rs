@@ -470,8 +470,8 @@ fn without_the_capabilities_nothing_is_begun() {
 
 /// SIGNAL after each of many moments. `kill_at SIGNAL` runs "$@" and kills it $delay microseconds later.
 const KILLS: &str = r#"
-kill_at() { perl -e 'use Time::HiRes "usleep"; ($s, $d) = splice(@ARGV, 0, 2); $p = fork; if (!$p) { exec(@ARGV) }
-    usleep($d); kill($s, $p); waitpid($p, 0)' "$@" 2>/dev/null; }
+kill_at() { perl -e '($s, $d) = splice(@ARGV, 0, 2); $p = fork; if (!$p) { exec(@ARGV) }
+    select(undef, undef, undef, $d / 1e6); kill($s, $p); waitpid($p, 0)' "$@" 2>/dev/null; }
 "#;
 
 #[test]
