@@ -106,7 +106,7 @@ pub fn link(request: &Request) -> Result<()> {
 fn need_capabilities(raw: bool) -> Result<()> {
     let [low, _] = unshare::sys::capget().context("cannot read the capabilities")?;
     let needed = [(12, "CAP_NET_ADMIN", true), (13, "CAP_NET_RAW", raw), (21, "CAP_SYS_ADMIN", true)];
-    match needed.iter().find(|(bit, _, needed)| *needed && low.effective >> bit & 1 == 0) {
+    match needed.iter().find(|(bit, _, needed)| *needed && (low.effective >> bit) & 1 == 0) {
         Some((_, name, _)) => bail!("needs {name}"),
         None => Ok(()),
     }
