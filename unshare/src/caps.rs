@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn names_are_taken_with_and_without_prefix_in_any_case() {
-        assert_eq!(Caps::parse("chown,CAP_KILL").unwrap(), Caps(1 | 1 << 5));
+        assert_eq!(Caps::parse("chown,CAP_KILL").unwrap(), Caps(1 | (1 << 5)));
         assert_eq!(Caps::parse("none").unwrap(), Caps::NONE);
         assert_eq!(Caps::parse("none,net_raw").unwrap(), Caps(1 << 13));
     }
