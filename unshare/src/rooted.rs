@@ -13,7 +13,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 
-/// Opens `path` inside `root` as chroot would see it; absolute and relative paths mean the same.
+/// Opens what is at `path` inside `root` as chroot would see it; absolute and relative paths mean the same.
+/// Making is for `make_dirs` and `make_file`.
 pub fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(flags | OFlag::O_CLOEXEC)
@@ -80,11 +81,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> Result<O
             name.as_os_str(),
             OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
             Mode::empty(),
-        );
-        if last && matches!(step, Err(Errno::ENOENT)) && flags.contains(OFlag::O_CREAT) {
-            return openat(here, name.as_os_str(), flags | OFlag::O_EXCL | OFlag::O_CLOEXEC, mode);
-        }
-        let step = step?;
+        )?;
         let kind = SFlag::from_bits_truncate(fstat(step.as_fd())?.st_mode & SFlag::S_IFMT.bits());
         if kind != SFlag::S_IFLNK {
             if last && !flags.contains(OFlag::O_PATH) {
