@@ -1,15 +1,14 @@
 //! cli: what the user typed, checked as far as that goes without looking at the machine.
 
 use std::ffi::OsString;
-use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use lexopt::prelude::*;
-use unshare::fail::{Usage, text};
+use unshare::fail::text;
 
-use crate::address::{Cidr, check_ifname, parse_gateway, parse_mac};
-use crate::store::{Target, check_name};
-use crate::{delete, link, nat, switch};
+use crate::store::Target;
+use crate::words::{self, Statement, name, only, some, usage, word};
+use crate::{delete, link, switch};
 
 pub const HELP: &str = "\
 Usage: netns COMMAND [ARGUMENT...]
@@ -45,21 +44,23 @@ TARGET is a NAME, pid:NUMBER, or a path that contains a slash.
   -V, --version             print the version and exit
 ";
 
-const LONGEST_CHECK: u64 = 60_000;
-
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     Help,
     Version,
-    Add(Vec<String>),
+    Make(Statement),
     Delete(delete::Options),
     List { json: bool },
     Exec { target: Target, argv: Vec<OsString> },
-    Link(link::Request),
     Unlink(link::End),
-    SwitchAdd(switch::Request),
     SwitchDelete(switch::Removal),
     SwitchShow { name: Option<String>, json: bool },
+}
+
+impl From<Statement> for Command {
+    fn from(statement: Statement) -> Command {
+        Command::Make(statement)
+    }
 }
 
 /// The command, and whether it is one that becomes another program.
@@ -70,11 +71,11 @@ pub fn parse(mut parser: lexopt::Parser) -> (bool, Result<Command>) {
         other => return (false, other.map_err(Into::into).and_then(option_alone)),
     };
     let command = match word.to_str().unwrap_or_default() {
-        "add" => add(&mut parser),
+        "add" => words::add(&mut parser, help_or_version),
         "del" | "delete" => delete(&mut parser),
         "list" | "ls" => list(&mut parser),
         "exec" => return (true, exec(&mut parser)),
-        "link" => link(&mut parser),
+        "link" => words::link(&mut parser, help_or_version),
         "unlink" => unlink(&mut parser),
         "switch" => switch(&mut parser),
         _ => Err(usage(format!("unknown command '{}'", word.to_string_lossy()))),
@@ -96,42 +97,6 @@ fn help_or_version(argument: lexopt::Arg) -> Result<Command> {
         Short('V') | Long("version") => Ok(Command::Version),
         other => Err(other.unexpected().into()),
     }
-}
-
-fn usage(text: impl Into<String>) -> anyhow::Error {
-    Usage(text.into()).into()
-}
-
-/// What a rule on words refuses is a usage error.
-fn word<T>(result: Result<T>) -> Result<T> {
-    result.map_err(|error| usage(error.to_string()))
-}
-
-fn name(value: OsString) -> Result<String> {
-    let name = text(value)?;
-    word(check_name(&name))?;
-    Ok(name)
-}
-
-fn switch_name(value: OsString) -> Result<String> {
-    let name = text(value)?;
-    word(check_ifname(&name))?;
-    Ok(name)
-}
-
-fn some(names: Vec<String>) -> Result<Vec<String>> {
-    if names.is_empty() { Err(usage("no name given")) } else { Ok(names) }
-}
-
-fn add(parser: &mut lexopt::Parser) -> Result<Command> {
-    let mut names = Vec::new();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Value(value) => names.push(name(value)?),
-            other => return help_or_version(other),
-        }
-    }
-    Ok(Command::Add(some(names)?))
 }
 
 fn delete(parser: &mut lexopt::Parser) -> Result<Command> {
@@ -176,76 +141,6 @@ fn exec(parser: &mut lexopt::Parser) -> Result<Command> {
     Ok(Command::Exec { target, argv })
 }
 
-fn link(parser: &mut lexopt::Parser) -> Result<Command> {
-    let mut words = Vec::new();
-    let mut check = Some(Duration::from_millis(200));
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("check") => check = Some(milliseconds(&text(parser.value()?)?)?),
-            Long("no-check") => check = None,
-            Value(value) => words.push(text(value)?),
-            other => return help_or_version(other),
-        }
-    }
-    let mut words = words.into_iter();
-    let (Some(end), Some(switch)) = (words.next(), words.next()) else {
-        return Err(usage("a link needs TARGET:IFNAME and SWITCH"));
-    };
-    let end = word(link::End::parse(&end))?;
-    let switch = switch_name(switch.into())?;
-    let mut request =
-        link::Request { end, switch, addresses: vec![], gateways: vec![], mtu: None, mac: None, check };
-    word(properties(&mut request, words))?;
-    Ok(Command::Link(request))
-}
-
-/// Zero would ask and not listen.
-fn milliseconds(number: &str) -> Result<Duration> {
-    let parsed = number.parse().ok().filter(|ms| (1..=LONGEST_CHECK).contains(ms));
-    let ms = parsed.ok_or_else(|| usage(format!("not 1 to {LONGEST_CHECK} milliseconds: '{number}'")))?;
-    Ok(Duration::from_millis(ms))
-}
-
-/// Addresses as they are, the rest as iproute2 has it: a word and its value.
-fn properties(request: &mut link::Request, mut words: impl Iterator<Item = String>) -> Result<()> {
-    let mut gateways = Vec::new();
-    while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| anyhow!("'{word}' needs a value"));
-        match word.as_str() {
-            "via" => gateways.push(value()?),
-            "mtu" => request.mtu = Some(parse_mtu(&value()?)?),
-            "mac" => request.mac = Some(parse_mac(&value()?)?),
-            address => {
-                let cidr = Cidr::parse(address)?;
-                if request.addresses.iter().any(|other| other.address == cidr.address) {
-                    return Err(anyhow!("address '{}' is given twice", cidr.address));
-                }
-                request.addresses.push(cidr);
-            }
-        }
-    }
-    for gateway in gateways {
-        let gateway = parse_gateway(&gateway, &request.addresses)?;
-        if request.gateways.iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
-            return Err(anyhow!("gateway '{gateway}' is the second of its family"));
-        }
-        request.gateways.push(gateway);
-    }
-    match request.mtu {
-        // RFC 8200 5; below it the kernel switches IPv6 off.
-        Some(mtu) if mtu < 1280 && request.addresses.iter().any(|cidr| cidr.address.is_ipv6()) => {
-            Err(anyhow!("mtu '{mtu}' is too small for IPv6, which needs 1280"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// linux/if_ether.h: ETH_MIN_MTU, ETH_MAX_MTU.
-fn parse_mtu(number: &str) -> Result<u32> {
-    let mtu = number.parse().ok().filter(|mtu| (68..=65535).contains(mtu));
-    mtu.ok_or_else(|| anyhow!("mtu is not 68 to 65535: '{number}'"))
-}
-
 fn unlink(parser: &mut lexopt::Parser) -> Result<Command> {
     let end = match parser.next()? {
         Some(Value(value)) => word(link::End::parse(&text(value)?))?,
@@ -265,43 +160,11 @@ fn switch(parser: &mut lexopt::Parser) -> Result<Command> {
         None => return Err(usage("switch needs add, del or show")),
     };
     match verb.to_str().unwrap_or_default() {
-        "add" => switch_add(parser),
+        "add" => words::switch_add(parser, help_or_version),
         "del" | "delete" => switch_delete(parser),
         "show" => switch_show(parser),
         _ => Err(usage(format!("switch cannot '{}'", verb.to_string_lossy()))),
     }
-}
-
-/// One switch a command: a second name is unexpected.
-fn only(slot: &mut Option<String>, value: OsString) -> Result<()> {
-    let name = switch_name(value)?;
-    match slot.replace(name) {
-        None => Ok(()),
-        Some(_) => Err(usage("more than one switch given")),
-    }
-}
-
-fn switch_add(parser: &mut lexopt::Parser) -> Result<Command> {
-    let (mut name, mut addresses, mut nat) = (None, Vec::<Cidr>::new(), false);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("address") => {
-                let cidr = word(Cidr::parse(&text(parser.value()?)?))?;
-                if addresses.iter().any(|other| other.address.is_ipv4() == cidr.address.is_ipv4()) {
-                    return Err(usage(format!("address '{cidr}' is the second of its family")));
-                }
-                addresses.push(cidr);
-            }
-            Long("nat") => nat = true,
-            Value(value) => only(&mut name, value)?,
-            other => return help_or_version(other),
-        }
-    }
-    let name = name.ok_or_else(|| usage("no switch given"))?;
-    if nat {
-        word(nat::check_switch(&name))?;
-    }
-    Ok(Command::SwitchAdd(switch::Request { name, addresses, nat }))
 }
 
 fn switch_delete(parser: &mut lexopt::Parser) -> Result<Command> {
@@ -331,6 +194,10 @@ fn switch_show(parser: &mut lexopt::Parser) -> Result<Command> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use unshare::fail::Usage;
+
     use super::*;
 
     fn parsed(line: &str) -> Result<Command> {
@@ -343,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_link_is_read_in_any_order() {
-        let Command::Link(link) =
+        let Command::Make(Statement::Link(link)) =
             parsed("link web:eth0 --check 50 br0 10.0.0.1/24 mtu 1400 via 10.0.0.254 mac 02:00:00:00:00:01 fd00::1/64")
                 .unwrap()
         else {

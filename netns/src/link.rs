@@ -37,7 +37,7 @@ const LAST_BREATH: Duration = Duration::from_secs(2);
 
 /// What the user asked for.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct LinkSpec {
     pub end: End,
     pub switch: String,
     pub addresses: Vec<Cidr>,
@@ -46,6 +46,12 @@ pub struct Request {
     pub mac: Option<Mac>,
     /// How long to listen for somebody who has the address; None for not at all.
     pub check: Option<Duration>,
+}
+
+impl LinkSpec {
+    pub fn new(end: End, switch: String, check: Option<Duration>) -> LinkSpec {
+        LinkSpec { end, switch, addresses: vec![], gateways: vec![], mtu: None, mac: None, check }
+    }
 }
 
 /// The inner end of a link: TARGET:IFNAME.
@@ -90,7 +96,7 @@ fn fnv1a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-pub fn link(request: &Request) -> Result<()> {
+pub fn link(request: &LinkSpec) -> Result<()> {
     let failed = || format!("cannot link '{}'", request.end.label());
     need_capabilities(request.check.is_some()).with_context(failed)?;
     let namespace = request.end.target.open().with_context(failed)?;
@@ -113,7 +119,7 @@ fn need_capabilities(raw: bool) -> Result<()> {
 }
 
 struct Linking<'a> {
-    request: &'a Request,
+    request: &'a LinkSpec,
     namespace: Flock<OwnedFd>,
     signals: Signals,
     outer: String,
@@ -121,7 +127,7 @@ struct Linking<'a> {
 
 impl Linking<'_> {
     fn run(&self) -> Result<()> {
-        let Request { end, switch, .. } = self.request;
+        let LinkSpec { end, switch, .. } = self.request;
         let mut outside = Socket::open()?;
         let mut found = outside.batch(vec![rtnl::get_link(switch), rtnl::get_link(&self.outer)])?;
         let outer = found.pop().map(|answer| rtnl::found(answer.result.map(|()| answer.payload)));
@@ -281,7 +287,7 @@ impl Linking<'_> {
 
     /// From the bare pair to the whole link. An error from here removes the pair.
     fn finish(&self, outside: &mut Socket, inside: &mut Socket) -> Result<()> {
-        let Request { end, addresses, gateways, .. } = self.request;
+        let LinkSpec { end, addresses, gateways, .. } = self.request;
         let ifname = &end.ifname;
         let mut up = inside.batch(vec![rtnl::set_up("lo"), rtnl::set_up(ifname), rtnl::get_link(ifname)])?;
         let inner = up.pop().and_then(|answer| answer.payload).and_then(|payload| Link::parse(&payload));

@@ -14,6 +14,7 @@ mod signals;
 mod store;
 mod switch;
 mod sys;
+mod words;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ use anyhow::Result;
 use unshare::fail::{Statuses, end, print};
 
 use crate::cli::Command;
+use crate::words::Statement;
 
 fn main() -> ExitCode {
     let (program_follows, command) = cli::parse(lexopt::Parser::from_env());
@@ -37,13 +39,13 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Help => print(cli::HELP),
         Command::Version => print(concat!("netns (slipway) ", env!("CARGO_PKG_VERSION"), "\n")),
-        Command::Add(names) => store::add(&names),
+        Command::Make(Statement::Add(names)) => store::add(&names),
+        Command::Make(Statement::Link(spec)) => link::link(&spec),
+        Command::Make(Statement::Switch(spec)) => switch::add(&spec),
         Command::Delete(options) => delete::delete(&options),
         Command::List { json } => list::list(json),
         Command::Exec { target, argv } => exec::exec(&target, &argv),
-        Command::Link(request) => link::link(&request),
         Command::Unlink(end) => link::unlink(&end),
-        Command::SwitchAdd(request) => switch::add(&request),
         Command::SwitchDelete(removal) => switch::delete(&removal),
         Command::SwitchShow { name, json } => switch::show(name.as_deref(), json),
     }

@@ -14,14 +14,14 @@ use crate::signals::Signals;
 use crate::sys;
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct SwitchSpec {
     pub name: String,
     pub addresses: Vec<Cidr>,
     pub nat: bool,
 }
 
 /// Makes the switch, or adds to it what is missing; what is there and differs is an error.
-pub fn add(request: &Request) -> Result<()> {
+pub fn add(request: &SwitchSpec) -> Result<()> {
     let failed = || format!("cannot add the switch '{}'", request.name);
     let nft = request.nat.then(Nft::need).transpose().with_context(failed)?;
     let signals = Signals::block()?;
@@ -133,7 +133,7 @@ impl Adding<'_> {
 }
 
 /// A firewall that drops by default swallows what ships send, without a word: so one from us.
-fn warn_of_filters(request: &Request, ruleset: Option<Ruleset>, new: bool) {
+fn warn_of_filters(request: &SwitchSpec, ruleset: Option<Ruleset>, new: bool) {
     let bridged = nat::bridges_are_filtered();
     if !(request.nat || new && bridged) {
         return;
