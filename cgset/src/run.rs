@@ -16,9 +16,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::{ForkResult, Pid};
-use unshare::child::{Held, Wait, end_as};
+use unshare::child::{End, Held, Wait, end_as};
 use unshare::fail::{self, Statuses};
 
 use crate::act::{Undo, refused_entry};
@@ -56,7 +55,7 @@ pub fn run(layout: &Layout, plan: &Plan, done: Undo, request: &Request, held: &H
     finish(status)
 }
 
-fn finish(status: WaitStatus) -> ! {
+fn finish(status: End) -> ! {
     end_as(status)
 }
 

@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow, bail};
 use lexopt::prelude::*;
 use nix::sched::CloneFlags;
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use unshare::caps::Caps;
-use unshare::child::optional_signal;
 use unshare::fail::{Usage, text};
 use unshare::ns::{self, KINDS, Kind};
+use unshare::signals;
 
 pub const HELP: &str = "\
 Usage: nsenter [options] [PROGRAM [ARGUMENT...]]
@@ -76,7 +75,7 @@ pub struct Options {
     pub caps: Option<KeepCaps>,
     pub close_fds: bool,
     pub no_fork: bool,
-    pub kill_child: Option<Signal>,
+    pub kill_child: Option<i32>,
     pub forward_signals: bool,
     pub argv: Vec<OsString>,
 }
@@ -119,7 +118,7 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Request> {
             Long("caps") => o.caps = Some(keep_caps(parser.value()?)?),
             Long("close-fds") => o.close_fds = true,
             Short('F') | Long("no-fork") => o.no_fork = true,
-            Long("kill-child") => o.kill_child = Some(optional_signal(parser.optional_value())?),
+            Long("kill-child") => o.kill_child = Some(signals::or_kill(parser.optional_value())?),
             Long("forward-signals") => o.forward_signals = true,
             Short(letter) if ns::by_letter(letter).is_some() => {
                 let kind = ns::by_letter(letter).expect("the guard has found it");

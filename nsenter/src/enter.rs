@@ -103,7 +103,7 @@ fn change_directories(target: &Target) -> Result<()> {
 }
 
 /// Comes back in the child; the parent stays in here and ends as the child ends.
-fn fork(kill_child: Option<Signal>, forward_signals: bool, groups: Option<Groups>) -> Result<()> {
+fn fork(kill_child: Option<i32>, forward_signals: bool, groups: Option<Groups>) -> Result<()> {
     let mut forward = SigSet::empty();
     if forward_signals {
         use Signal::*;

@@ -13,7 +13,6 @@ use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open as open_file};
 use nix::sched::CloneFlags;
-use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getpid};
 use unshare::caps::{self, Caps};
@@ -37,7 +36,7 @@ pub struct Target {
     pub setgid: Option<u32>,
     pub caps: Option<(Caps, bool)>,
     pub fork: bool,
-    pub kill_child: Option<Signal>,
+    pub kill_child: Option<i32>,
     pub forward_signals: bool,
     pub argv: Vec<OsString>,
 }

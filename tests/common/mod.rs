@@ -11,18 +11,24 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The tool under test: what cargo built; with UNDER_TEST=DIR the one in DIR; with UNDER_TEST=theirs the
-/// system's own, against which a test is proven first.
+/// system's own, against which a test is proven first; with UNDER_TEST=theirs:DIR another build of that one.
 pub fn tool(name: &str) -> PathBuf {
-    match std::env::var_os("UNDER_TEST") {
-        Some(word) if word == "theirs" => system(name),
-        Some(dir) => Path::new(&dir).join(name),
-        None => built().join(name),
+    let Ok(word) = std::env::var("UNDER_TEST") else { return built().join(name) };
+    match word.strip_prefix("theirs") {
+        Some("") => system(name),
+        Some(dir) => Path::new(dir.strip_prefix(':').expect("theirs:DIR")).join(name),
+        None => Path::new(&word).join(name),
     }
 }
 
 /// True where a test asks for what the reference tool does not have.
 pub fn theirs() -> bool {
-    std::env::var_os("UNDER_TEST").is_some_and(|word| word == "theirs")
+    std::env::var("UNDER_TEST").is_ok_and(|word| word.starts_with("theirs"))
+}
+
+/// True where the reference tool is under test and too old for `option`.
+pub fn theirs_lacks(name: &str, option: &str) -> bool {
+    theirs() && !run(name, &["--help"]).out.contains(option)
 }
 
 /// The system's tool of that name, never ours.

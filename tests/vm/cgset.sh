@@ -173,7 +173,7 @@ no_internal_processes_is_explained() {
 	gone inner/leaf || return
 	cgset --remove inner
 	wait "$pid"
-	[ "$status" = 1 ] && grep -q 'EBUSY' /tmp/err && grep -q 'stand: [0-9]* (sleep)' /tmp/err
+	[ "$status" = 1 ] && grep -q 'Device or resource busy' /tmp/err && grep -q 'stand: [0-9]* (sleep)' /tmp/err
 }
 
 controllers_are_handed_down_as_needed() {

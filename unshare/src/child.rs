@@ -10,10 +10,8 @@
 //!   wait; pass signals down if asked            become the program
 //!   end as the child ended
 
-use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
-use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -22,11 +20,12 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, raise, sigprocmask,
 };
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus};
+use nix::unistd::{Pid, getpgid, getpid};
 
-use crate::fail::Usage;
-use crate::sys;
+use crate::sys::{self, Waited};
+
+pub use crate::sys::End;
 
 /// Signals held back while a child is to be stood in for; `restore` is for the child's side.
 pub struct Held {
@@ -66,20 +65,20 @@ impl Wait {
     }
 
     /// Waits until `child` has ended.
-    pub fn wait_for(&self, child: Pid) -> Result<WaitStatus> {
+    pub fn wait_for(&self, child: Pid) -> Result<End> {
         let mut flags = WaitPidFlag::empty();
         flags.set(WaitPidFlag::WUNTRACED, self.follow_stops);
-        let forwarding = self.forward.iter().next().is_some();
+        let forwarding = self.forward != SigSet::empty();
         flags.set(WaitPidFlag::WNOHANG, forwarding);
         loop {
-            match waitpid(child, Some(flags)) {
-                Ok(status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..))) => return Ok(status),
-                Ok(WaitStatus::Stopped(..)) => {
+            match sys::wait(child, flags) {
+                Ok(Waited::Ended(_, end)) => return Ok(end),
+                Ok(Waited::Stopped(_)) => {
                     let _ = raise(Signal::SIGSTOP);
                     let _ = kill(child, Signal::SIGCONT);
                 }
-                Ok(WaitStatus::StillAlive) => self.pass_one_down(child)?,
-                Ok(_) | Err(Errno::EINTR) => {}
+                Ok(Waited::Nothing) => self.pass_one_down(child)?,
+                Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno).context("cannot wait for the child"),
             }
         }
@@ -89,8 +88,7 @@ impl Wait {
         let mut set = self.forward;
         set.add(Signal::SIGCHLD);
         let Some(got) = sys::sigwaitinfo(&set).context("cannot wait for a signal")? else { return Ok(()) };
-        // What the terminal sends (SI_KERNEL) goes to the whole foreground group: the child has it too.
-        if got.signal != Signal::SIGCHLD as i32 && !got.from_kernel {
+        if got.signal != Signal::SIGCHLD as i32 && !has_it_already(&got, child) {
             // It may have ended by now, which the next wait tells.
             let _ = sys::kill(child, got.signal);
         }
@@ -98,24 +96,20 @@ impl Wait {
     }
 }
 
-/// The signal that --kill-child[=SIGNAL] means; numbers are refused, as in util-linux.
-pub fn optional_signal(value: Option<OsString>) -> Result<Signal> {
-    let Some(value) = value else { return Ok(Signal::SIGKILL) };
-    let word = value.to_string_lossy();
-    let upper = word.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    Signal::from_str(&name).ok().context(Usage(format!("unknown signal: {word}")))
+/// What the terminal sends goes to the whole foreground group, and so to the child, if it is still in ours.
+pub fn has_it_already(got: &sys::SignalInfo, child: Pid) -> bool {
+    got.from_kernel && getpgid(Some(child)) == getpgid(None)
 }
 
 /// Makes a child die with its parent: PR_SET_PDEATHSIG, and what that misses, a parent that died between
 /// fork and the call.
 pub struct DeathTie {
-    signal: Signal,
+    signal: i32,
     parent: Option<OwnedFd>,
 }
 
 impl DeathTie {
-    pub fn before_fork(signal: Signal) -> DeathTie {
+    pub fn before_fork(signal: i32) -> DeathTie {
         // No pidfd before Linux 5.3: the gap stays open there.
         DeathTie { signal, parent: sys::pidfd_open(getpid()).ok() }
     }
@@ -127,7 +121,7 @@ impl DeathTie {
         let Some(parent) = &self.parent else { return Ok(()) };
         let mut fds = [PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
-            exit(128 + self.signal as i32);
+            exit(128 + self.signal);
         }
         Ok(())
     }
@@ -148,30 +142,34 @@ pub fn close_inherited(keep: &[i32]) {
 }
 
 /// Ends this process as the child ended: the same status, or killed by the same signal.
-pub fn end_as(status: WaitStatus) -> ! {
-    match status {
-        WaitStatus::Signaled(_, signal, _) => {
-            // The child has dumped its core, if any; ours would overwrite it.
-            let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-            let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-            let _ = sys::sigaction(signal, &default);
-            let mut set = SigSet::empty();
-            set.add(signal);
-            let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&set), None);
-            let _ = raise(signal);
-            // Still here: process 1 of a pid namespace cannot kill itself.
-            exit(128 + signal as i32)
-        }
-        WaitStatus::Exited(_, code) => exit(code),
-        _ => unreachable!("wait_for gives back ended children only"),
-    }
+pub fn end_as(end: End) -> ! {
+    let signal = match end {
+        End::Status(code) => exit(code),
+        End::Signal(signal) => signal,
+    };
+    // The child has dumped its core, if any; ours would overwrite it.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let _ = sys::default_action(signal);
+    let _ = sys::kill(getpid(), signal);
+    let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&sys::sigset(&[signal])), None);
+    // Still here: process 1 of a pid namespace cannot kill itself.
+    exit(128 + signal)
 }
 
 /// The status as a shell shows it: 128 + N for a death by signal N.
-pub fn shell_status(status: WaitStatus) -> i32 {
-    match status {
-        WaitStatus::Exited(_, code) => code,
-        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-        _ => unreachable!("wait_for gives back ended children only"),
+pub fn shell_status(end: impl Into<End>) -> i32 {
+    match end.into() {
+        End::Status(code) => code,
+        End::Signal(signal) => 128 + signal,
+    }
+}
+
+impl From<WaitStatus> for End {
+    fn from(status: WaitStatus) -> End {
+        match status {
+            WaitStatus::Exited(_, code) => End::Status(code),
+            WaitStatus::Signaled(_, signal, _) => End::Signal(signal as i32),
+            _ => unreachable!("asked about ended children only"),
+        }
     }
 }

@@ -7,11 +7,9 @@ use anyhow::{Result, anyhow};
 use lexopt::prelude::*;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use nix::sys::signal::Signal;
 use unshare::caps::Caps;
-use unshare::child::optional_signal;
 use unshare::fail::{Usage, text};
-use unshare::ns;
+use unshare::{ns, signals};
 
 pub const HELP: &str = "\
 Usage: unshare [options] [PROGRAM [ARGUMENT...]]
@@ -80,7 +78,7 @@ pub struct Options {
     pub map_root: bool,
     pub setgroups: Option<Setgroups>,
     pub fork: bool,
-    pub kill_child: Option<Signal>,
+    pub kill_child: Option<i32>,
     pub forward_signals: bool,
     pub init: bool,
     pub pid_file: Option<PathBuf>,
@@ -162,7 +160,7 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Request> {
             Short('r') | Long("map-root-user") => o.map_root = true,
             Long("setgroups") => o.setgroups = Some(setgroups(&text(parser.value()?)?)?),
             Short('f') | Long("fork") => o.fork = true,
-            Long("kill-child") => o.kill_child = Some(optional_signal(parser.optional_value())?),
+            Long("kill-child") => o.kill_child = Some(signals::or_kill(parser.optional_value())?),
             Long("forward-signals") => o.forward_signals = true,
             Long("init") => o.init = true,
             Long("pid-file") => o.pid_file = Some(parser.value()?.into()),
@@ -211,7 +209,7 @@ fn jail(o: &mut Options) -> Result<()> {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWCGROUP;
-    o.kill_child.get_or_insert(Signal::SIGKILL);
+    o.kill_child.get_or_insert(libc::SIGKILL);
     if o.caps.is_none() {
         o.caps = Some(Caps::parse("default")?);
     }
@@ -288,7 +286,7 @@ mod tests {
     fn signals_are_names_with_or_without_sig_in_any_case() {
         for word in ["term", "SIGTERM", "sigterm", "TERM"] {
             let o = options(&[&format!("--kill-child={word}")]).unwrap();
-            assert_eq!(o.kill_child, Some(Signal::SIGTERM));
+            assert_eq!(o.kill_child, Some(libc::SIGTERM));
         }
         assert_eq!(options(&["--kill-child=15"]).unwrap_err().to_string(), "unknown signal: 15");
     }
@@ -296,7 +294,7 @@ mod tests {
     #[test]
     fn jail_leaves_what_was_said_before_it() {
         let o = options(&["--caps", "none", "--kill-child=TERM", "--jail"]).unwrap();
-        assert_eq!((o.caps, o.kill_child), (Some(Caps::NONE), Some(Signal::SIGTERM)));
+        assert_eq!((o.caps, o.kill_child), (Some(Caps::NONE), Some(libc::SIGTERM)));
         let o = options(&["--jail", "--caps", "kill"]).unwrap();
         assert_eq!(o.caps, Some(Caps(1 << 5)));
     }

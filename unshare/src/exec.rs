@@ -24,7 +24,7 @@ impl ExecError {
 
 impl fmt::Display for ExecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "failed to execute '{}'", Path::new(&self.program).display())
+        write!(f, "failed to execute {}", Path::new(&self.program).display())
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use anyhow::{Error, Result};
+use nix::errno::Errno;
 
 use crate::exec::ExecError;
 
@@ -57,6 +58,18 @@ fn find<T: std::error::Error + 'static>(error: &Error) -> Option<&T> {
     })
 }
 
+/// One cause in the words of strerror(3), which scripts look for: "Operation not permitted", whoever tells it.
+fn words(cause: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(hinted) = cause.downcast_ref::<Hinted>() {
+        return words(hinted.error.as_ref());
+    }
+    let system = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    match cause.downcast_ref::<Errno>().copied().or(system.map(Errno::from_raw)) {
+        Some(errno) if errno != Errno::UnknownErrno => errno.desc().to_owned(),
+        _ => cause.to_string(),
+    }
+}
+
 /// The statuses that differ between tools; 126 and 127 are the same in all.
 pub struct Statuses {
     pub usage: u8,
@@ -66,7 +79,8 @@ pub struct Statuses {
 /// Prints what went wrong and gives the status to end with.
 pub fn report(tool: &str, error: &Error, statuses: &Statuses) -> u8 {
     // One write a line, so that two tools that fail at once do not mix their words.
-    let mut text = format!("{tool}: {error:#}\n");
+    let causes: Vec<String> = error.chain().map(words).collect();
+    let mut text = format!("{tool}: {}\n", causes.join(": "));
     let usage = find::<Usage>(error).is_some() || find::<lexopt::Error>(error).is_some();
     if usage {
         text += &format!("Try '{tool} --help' for more information.\n");
@@ -103,6 +117,16 @@ pub fn print(text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernels_errors_have_the_words_of_strerror() {
+        let missing = || std::io::Error::from_raw_os_error(libc::ENOENT);
+        for error in
+            [Error::new(missing()), Error::new(Errno::ENOENT), hint(Error::new(missing()), "make it")]
+        {
+            assert_eq!(words(error.as_ref()), "No such file or directory");
+        }
+    }
 
     #[test]
     fn a_hint_changes_no_status() {

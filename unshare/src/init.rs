@@ -8,9 +8,11 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::WaitPidFlag;
 use nix::unistd::{ForkResult, Pid};
-use unshare::{child, exec, sys};
+use unshare::child::{self, End};
+use unshare::sys::Waited;
+use unshare::{exec, sys};
 
 /// Takes the command line, which names places of the host, out of what everybody in the ship can read of
 /// process 1 (/proc/1/cmdline). Best effort; /proc is still the caller's.
@@ -45,7 +47,7 @@ pub fn run(argv: &[OsString], kept_fds: &[i32]) -> Result<()> {
     }
 }
 
-fn stand_in(program: Pid) -> Result<WaitStatus> {
+fn stand_in(program: Pid) -> Result<End> {
     let all = SigSet::all();
     loop {
         let Some(got) = sys::sigwaitinfo(&all).context("cannot wait for a signal")? else { continue };
@@ -53,24 +55,19 @@ fn stand_in(program: Pid) -> Result<WaitStatus> {
             if let Some(status) = reap(program)? {
                 return Ok(status);
             }
-        } else if !got.from_kernel {
-            // What a terminal sends (from_kernel) the program has got too: same group, same terminal.
+        } else if !child::has_it_already(&got, program) {
             let _ = sys::kill(program, got.signal);
         }
     }
 }
 
 /// Collects every child that has ended; the status of the program when it is among them.
-fn reap(program: Pid) -> Result<Option<WaitStatus>> {
+fn reap(program: Pid) -> Result<Option<End>> {
     let mut ended = None;
     loop {
-        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(ended),
-            Ok(status @ (WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..))) => {
-                if pid == program {
-                    ended = Some(status);
-                }
-            }
+        match sys::wait(Pid::from_raw(-1), WaitPidFlag::WNOHANG) {
+            Ok(Waited::Ended(pid, end)) if pid == program => ended = Some(end),
+            Ok(Waited::Nothing) | Err(Errno::ECHILD) => return Ok(ended),
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("cannot wait for children"),
         }

@@ -8,5 +8,7 @@ pub mod child;
 pub mod exec;
 pub mod fail;
 pub mod ns;
+pub mod options;
 pub mod rooted;
+pub mod signals;
 pub mod sys;

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use nix::sys::signal::Signal;
 use unshare::caps::Caps;
 use unshare::fail::Usage;
 
@@ -36,7 +35,7 @@ pub struct Plan {
 
 #[derive(Debug)]
 pub struct Fork {
-    pub kill_child: Option<Signal>,
+    pub kill_child: Option<i32>,
     pub forward: bool,
     pub pid_file: Option<PathBuf>,
 }
@@ -218,7 +217,7 @@ mod tests {
     #[test]
     fn what_needs_a_parent_forks() {
         assert!(with(|_| ()).unwrap().fork.is_none());
-        assert!(with(|o| o.kill_child = Some(Signal::SIGTERM)).unwrap().fork.is_some());
+        assert!(with(|o| o.kill_child = Some(15)).unwrap().fork.is_some());
         assert!(with(|o| o.forward_signals = true).unwrap().fork.is_some());
         assert!(with(|o| o.pid_file = Some("p".into())).unwrap().fork.is_some());
         let init = with(|o| o.init = true).unwrap();

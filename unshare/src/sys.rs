@@ -8,6 +8,7 @@ use std::{mem, ptr};
 use nix::Result;
 use nix::errno::Errno;
 use nix::sys::signal::{SigAction, SigSet, Signal};
+use nix::sys::wait::WaitPidFlag;
 use nix::unistd::{ForkResult, Pid};
 
 /// fork(2).
@@ -46,6 +47,61 @@ pub fn sigwaitinfo(set: &SigSet) -> Result<Option<SignalInfo>> {
         Err(Errno::EINTR) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// How a process ended; by number, as nix has no name for real-time signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Status(i32),
+    Signal(i32),
+}
+
+/// What waitpid(2) tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    Nothing,
+    Stopped(Pid),
+    Ended(Pid, End),
+}
+
+/// waitpid(2).
+pub fn wait(pid: Pid, flags: WaitPidFlag) -> Result<Waited> {
+    let mut status = 0;
+    // SAFETY: the pointer lives over the call.
+    let got = Errno::result(unsafe { libc::waitpid(pid.as_raw(), &mut status, flags.bits()) })?;
+    let pid = Pid::from_raw(got);
+    Ok(match () {
+        () if got == 0 => Waited::Nothing,
+        () if libc::WIFEXITED(status) => Waited::Ended(pid, End::Status(libc::WEXITSTATUS(status))),
+        () if libc::WIFSIGNALED(status) => Waited::Ended(pid, End::Signal(libc::WTERMSIG(status))),
+        () if libc::WIFSTOPPED(status) => Waited::Stopped(pid),
+        () => Waited::Nothing,
+    })
+}
+
+/// A set of signals by number; those that do not exist are left out.
+pub fn sigset(signals: &[i32]) -> SigSet {
+    let mut set = *SigSet::empty().as_ref();
+    for signal in signals {
+        // SAFETY: the set is a valid one, and the call refuses numbers that are no signals.
+        unsafe { libc::sigaddset(&mut set, *signal) };
+    }
+    // SAFETY: made by sigemptyset(3) and sigaddset(3).
+    unsafe { SigSet::from_sigset_t_unchecked(set) }
+}
+
+/// Gives a signal its default disposition; by number, see `End`.
+pub fn default_action(signal: i32) -> Result<()> {
+    // SAFETY: SIG_DFL runs no handler of ours.
+    match unsafe { libc::signal(signal, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(Errno::last()),
+        _ => Ok(()),
+    }
+}
+
+/// The real-time signals that a program may use: the first and the last.
+pub fn real_time_signals() -> (i32, i32) {
+    (libc::SIGRTMIN(), libc::SIGRTMAX())
 }
 
 /// prctl(2) with one argument.
