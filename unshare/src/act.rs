@@ -20,12 +20,12 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Gid, Uid, getegid, geteuid, setgid, setgroups, setsid, setuid};
 use unshare::child::{DeathTie, Held, Wait, close_inherited, end_as};
-use unshare::{caps, exec, fail, sys};
+use unshare::{caps, exec, fail, fstab, sys};
 
 use crate::cli::Setgroups;
 use crate::pidfile::{Gate, PidFile};
 use crate::plan::{Fork, Plan, Step};
-use crate::{fstab, init, mounts};
+use crate::{init, mounts};
 
 pub fn run(plan: Plan) -> Result<()> {
     if plan.close_fds {

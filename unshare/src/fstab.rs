@@ -2,12 +2,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
+use nix::errno::Errno;
 use nix::mount::MsFlags;
-use unshare::fail::Usage;
+
+use crate::fail::{self, Usage};
+use crate::rooted;
 
 /// One line, ready for mount(2).
 #[derive(Debug, PartialEq, Eq)]
@@ -83,8 +87,36 @@ pub fn read(file: &Path) -> Result<Vec<Line>> {
         .collect()
 }
 
-/// None for an empty line, a comment, and swap.
-fn parse(line: &[u8]) -> Result<Option<Line>> {
+impl Line {
+    /// Where to mount, inside `root`; made when the line asks for it.
+    pub fn place(&self, root: BorrowedFd<'_>, directory: bool) -> Result<OwnedFd> {
+        let found = match (self.mkdir, directory) {
+            (false, _) => rooted::open_path(root, &self.target),
+            (true, true) => rooted::make_dirs(root, &self.target),
+            (true, false) => rooted::make_file(root, &self.target),
+        };
+        found.map_err(|errno| match errno {
+            Errno::ENOENT => fail::hint(Error::new(errno), "add the option x-mount.mkdir to make it"),
+            _ => Error::new(errno),
+        })
+    }
+
+    /// The flags as mount_setattr(2) has them (MOUNT_ATTR_*, linux/mount.h).
+    pub fn attributes(&self) -> u64 {
+        const ATTRIBUTES: [(MsFlags, u64); 6] = [
+            (MsFlags::MS_RDONLY, 1),
+            (MsFlags::MS_NOSUID, 2),
+            (MsFlags::MS_NODEV, 4),
+            (MsFlags::MS_NOEXEC, 8),
+            (MsFlags::MS_NOATIME, 0x10),
+            (MsFlags::MS_NODIRATIME, 0x80),
+        ];
+        ATTRIBUTES.iter().filter(|(flag, _)| self.flags.contains(*flag)).fold(0, |set, (_, bit)| set | bit)
+    }
+}
+
+/// One line; None for an empty one, a comment, and swap.
+pub fn parse(line: &[u8]) -> Result<Option<Line>> {
     let mut fields = line.split(|b| b.is_ascii_whitespace()).filter(|f| !f.is_empty()).map(unescape);
     let Some(source) = fields.next().filter(|f| !f.as_bytes().starts_with(b"#")) else { return Ok(None) };
     let (Some(target), Some(kind)) = (fields.next(), fields.next()) else {

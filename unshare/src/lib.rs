@@ -7,6 +7,7 @@ pub mod caps;
 pub mod child;
 pub mod exec;
 pub mod fail;
+pub mod fstab;
 pub mod ns;
 pub mod options;
 pub mod rooted;

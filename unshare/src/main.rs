@@ -6,7 +6,6 @@
 mod act;
 mod cli;
 mod dev;
-mod fstab;
 mod init;
 mod mounts;
 mod pidfile;

@@ -13,10 +13,10 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev};
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
+use unshare::fstab::{Bind, Line};
 use unshare::{fail, rooted, sys};
 
 use crate::dev;
-use crate::fstab::{Bind, Line};
 use crate::plan::{Root, World};
 
 /// Nothing in proc and sys is a program or a device.
@@ -134,7 +134,7 @@ fn mount_proc(world: &World, root: BorrowedFd<'_>, dir: &Path) -> Result<()> {
 
 fn mount_line(root: BorrowedFd<'_>, line: &Line) -> Result<()> {
     let Some(bind) = line.bind else {
-        let place = place(root, &line.target, line.mkdir, true)?;
+        let place = line.place(root, true)?;
         let (source, kind) = (Some(line.source.as_os_str()), Some(line.kind.as_os_str()));
         mount(source, by_fd(&place).as_str(), kind, line.flags, Some(line.data.as_os_str()))?;
         return propagate(root, line);
@@ -142,7 +142,7 @@ fn mount_line(root: BorrowedFd<'_>, line: &Line) -> Result<()> {
     let source = open(line.source.as_os_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .with_context(|| format!("cannot open '{}'", line.source.to_string_lossy()))?;
     let is_dir = kind_of(&source)? == SFlag::S_IFDIR;
-    let place = place(root, &line.target, line.mkdir, is_dir)?;
+    let place = line.place(root, is_dir)?;
     let how = match bind {
         Bind::One => MsFlags::MS_BIND,
         Bind::Recursive => MsFlags::MS_BIND | MsFlags::MS_REC,
@@ -151,7 +151,7 @@ fn mount_line(root: BorrowedFd<'_>, line: &Line) -> Result<()> {
     if !line.flags.is_empty() {
         // The first call ignores them (mount(2)).
         let mounted = rooted::open_path(root, &line.target)?;
-        restrict(&mounted, line.flags, bind).context("cannot set the options")?;
+        restrict(&mounted, line, bind).context("cannot set the options")?;
     }
     propagate(root, line)
 }
@@ -163,41 +163,22 @@ fn propagate(root: BorrowedFd<'_>, line: &Line) -> Result<()> {
         .context("cannot set the propagation")
 }
 
-/// Adds flags to a mount; to all below it too when it came recursively, which needs Linux 5.12.
-fn restrict(mounted: &OwnedFd, flags: MsFlags, bind: Bind) -> Result<()> {
-    if bind == Bind::Recursive {
-        const ATTRIBUTES: [(MsFlags, u64); 6] = [
-            (MsFlags::MS_RDONLY, 1),
-            (MsFlags::MS_NOSUID, 2),
-            (MsFlags::MS_NODEV, 4),
-            (MsFlags::MS_NOEXEC, 8),
-            (MsFlags::MS_NOATIME, 0x10),
-            (MsFlags::MS_NODIRATIME, 0x80),
-        ];
-        let set =
-            ATTRIBUTES.iter().filter(|(flag, _)| flags.contains(*flag)).fold(0, |set, (_, bit)| set | bit);
-        return sys::mount_setattr_all(mounted.as_fd(), set).context("rbind with options").map_err(
-            |e| match e.downcast_ref() {
-                Some(Errno::ENOSYS) => fail::hint(e, "needs Linux 5.12: use bind, a line for each mount"),
-                _ => e,
-            },
-        );
+/// Adds the line's flags to its mount; to all below it too when it came recursively, which needs Linux 5.12.
+fn restrict(mounted: &OwnedFd, line: &Line, bind: Bind) -> Result<()> {
+    if bind == Bind::One {
+        return remount(mounted, line.flags);
     }
-    let how = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
-    Ok(mount(None::<&str>, by_fd(mounted).as_str(), None::<&str>, how, None::<&str>)?)
+    sys::mount_setattr_all(mounted.as_fd(), line.attributes()).context("rbind with options").map_err(|e| {
+        match e.downcast_ref() {
+            Some(Errno::ENOSYS) => fail::hint(e, "needs Linux 5.12: use bind, a line for each mount"),
+            _ => e,
+        }
+    })
 }
 
-/// Where to mount; made when the line asks for it.
-fn place(root: BorrowedFd<'_>, target: &Path, make: bool, directory: bool) -> Result<OwnedFd> {
-    let found = match (make, directory) {
-        (false, _) => rooted::open_path(root, target),
-        (true, true) => rooted::make_dirs(root, target),
-        (true, false) => rooted::make_file(root, target),
-    };
-    found.map_err(|errno| match errno {
-        Errno::ENOENT => fail::hint(Error::new(errno), "add the option x-mount.mkdir to make it"),
-        _ => Error::new(errno),
-    })
+fn remount(mounted: &OwnedFd, flags: MsFlags) -> Result<()> {
+    let how = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+    Ok(mount(None::<&str>, by_fd(mounted).as_str(), None::<&str>, how, None::<&str>)?)
 }
 
 fn mask(root: BorrowedFd<'_>) -> Result<()> {
@@ -235,7 +216,7 @@ fn mask(root: BorrowedFd<'_>) -> Result<()> {
         };
         bind_on(&place, &place, MsFlags::MS_BIND)
             .and_then(|()| Ok(rooted::open_path(root, path)?))
-            .and_then(|mounted| restrict(&mounted, KERNEL | MsFlags::MS_RDONLY, Bind::One))
+            .and_then(|mounted| remount(&mounted, KERNEL | MsFlags::MS_RDONLY))
             .with_context(|| format!("cannot protect '{}'", path.display()))?;
     }
     Ok(())
