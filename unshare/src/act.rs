@@ -20,6 +20,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Gid, Uid, getegid, geteuid, setgid, setgroups, setsid, setuid};
 use unshare::child::{DeathTie, Held, Wait, close_inherited, end_as};
+use unshare::seccomp::Filter;
 use unshare::{caps, exec, fail, fstab, sys};
 
 use crate::cli::Setgroups;
@@ -31,6 +32,7 @@ pub fn run(plan: Plan) -> Result<()> {
     if plan.close_fds {
         close_inherited(&plan.keep_fds);
     }
+    let filter = plan.seccomp.as_ref().map(|(profile, keep)| profile.filter(*keep)).transpose()?.flatten();
     let table = plan.fstab.as_deref().map(fstab::read).transpose()?.unwrap_or_default();
     let pid_file = plan.fork.as_ref().and_then(|fork| fork.pid_file.as_deref());
     let pid_file = pid_file.map(PidFile::open).transpose()?;
@@ -41,7 +43,7 @@ pub fn run(plan: Plan) -> Result<()> {
             .map_err(|e| hint_on_unshare(e, plan.kinds))?;
     }
     for step in &plan.before {
-        act(step, ids)?;
+        act(step, ids, None)?;
     }
     let gate = match &plan.fork {
         Some(fork) => become_child(fork, plan.init, pid_file)?,
@@ -51,7 +53,7 @@ pub fn run(plan: Plan) -> Result<()> {
         mounts::make(world, &table)?;
     }
     for step in &plan.after {
-        act(step, ids)?;
+        act(step, ids, filter.as_ref())?;
     }
     if let Some(gate) = gate {
         gate.pass();
@@ -59,7 +61,7 @@ pub fn run(plan: Plan) -> Result<()> {
     if plan.init { init::run(&plan.argv, &plan.keep_fds) } else { Err(exec::exec(&plan.argv)) }
 }
 
-fn act(step: &Step, ids: (Uid, Gid)) -> Result<()> {
+fn act(step: &Step, ids: (Uid, Gid), filter: Option<&Filter>) -> Result<()> {
     let done = match step {
         Step::MapRoot => map_root(ids),
         Step::Setgroups(Setgroups::Allow) => fs::write("/proc/self/setgroups", "allow").map_err(Error::new),
@@ -79,6 +81,7 @@ fn act(step: &Step, ids: (Uid, Gid)) -> Result<()> {
         Step::Setuid(id) => setuid(Uid::from_raw(*id)).map_err(Error::new),
         Step::NoNewPrivs => sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop).map_err(Error::new),
         Step::Bounding(keep) => caps::drop_bounding(*keep),
+        Step::Seccomp => filter.map_or(Ok(()), Filter::load),
         Step::Caps(keep) => caps::limit(*keep),
     };
     done.with_context(|| format!("cannot {step}"))

@@ -9,6 +9,7 @@ use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use unshare::caps::Caps;
 use unshare::fail::{Usage, text};
+use unshare::seccomp::Profile;
 use unshare::{ns, signals};
 
 pub const HELP: &str = "\
@@ -42,6 +43,8 @@ The process:
       --caps LIST            keep these capabilities alone: names with commas,
                              'all', 'none' or 'default'
       --no-new-privs         nothing that runs here gains privileges by exec
+      --seccomp default|FILE refuse system calls: those that no service needs, or
+                             by a compiled filter; 'none' takes it out of --jail
   -S, --setuid UID           set the user id
   -G, --setgid GID           set the group id, drop supplementary groups
 
@@ -60,7 +63,8 @@ The world:
                              and /sys (implies -m)
       --jail                 -m -u -i -p -C -f --kill-child --forward-signals
                              --init --new-keyring --close-fds --caps default
-                             --mount-proc --mount-sys --mount-dev --mask-paths
+                             --seccomp default --mount-proc --mount-sys
+                             --mount-dev --mask-paths
 
   -h, --help                 print this help
   -V, --version              print the version
@@ -88,6 +92,7 @@ pub struct Options {
     pub keep_fds: Vec<i32>,
     pub caps: Option<Caps>,
     pub no_new_privs: bool,
+    pub seccomp: Option<Profile>,
     pub setuid: Option<u32>,
     pub setgid: Option<u32>,
     pub hostname: Option<OsString>,
@@ -120,6 +125,7 @@ impl Default for Options {
             keep_fds: Vec::new(),
             caps: None,
             no_new_privs: false,
+            seccomp: None,
             setuid: None,
             setgid: None,
             hostname: None,
@@ -170,6 +176,7 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Request> {
             Long("keep-fd") => o.keep_fds.push(number("descriptor", parser.value()?)? as i32),
             Long("caps") => o.caps = Some(Caps::parse(&text(parser.value()?)?)?),
             Long("no-new-privs") => o.no_new_privs = true,
+            Long("seccomp") => o.seccomp = Some(Profile::parse(parser.value()?)),
             Short('S') | Long("setuid") => o.setuid = Some(number("user id", parser.value()?)?),
             Short('G') | Long("setgid") => o.setgid = Some(number("group id", parser.value()?)?),
             Long("hostname") => o.hostname = Some(parser.value()?),
@@ -213,6 +220,7 @@ fn jail(o: &mut Options) -> Result<()> {
     if o.caps.is_none() {
         o.caps = Some(Caps::parse("default")?);
     }
+    o.seccomp.get_or_insert(Profile::Default);
     o.mount_proc.get_or_insert("/proc".into());
     (o.fork, o.forward_signals, o.init) = (true, true, true);
     (o.new_keyring, o.close_fds) = (true, true);

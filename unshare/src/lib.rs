@@ -11,5 +11,6 @@ pub mod fstab;
 pub mod ns;
 pub mod options;
 pub mod rooted;
+pub mod seccomp;
 pub mod signals;
 pub mod sys;

@@ -14,6 +14,7 @@ use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use unshare::caps::Caps;
 use unshare::fail::Usage;
+use unshare::seccomp::Profile;
 
 use crate::cli::{Options, Propagation, Setgroups};
 
@@ -22,6 +23,8 @@ pub struct Plan {
     pub close_fds: bool,
     pub keep_fds: Vec<i32>,
     pub fstab: Option<PathBuf>,
+    /// With the capabilities that will be left, on which the default profile depends.
+    pub seccomp: Option<(Profile, Caps)>,
     pub kinds: CloneFlags,
     /// Done by the process that unshares.
     pub before: Vec<Step>,
@@ -74,6 +77,7 @@ pub enum Step {
     NoNewPrivs,
     /// Before the user id changes, which takes the right to it.
     Bounding(Caps),
+    Seccomp,
     Caps(Caps),
 }
 
@@ -91,6 +95,7 @@ impl fmt::Display for Step {
             Step::Setuid(id) => write!(f, "set the user id {id}"),
             Step::NoNewPrivs => write!(f, "set no_new_privs"),
             Step::Bounding(_) => write!(f, "reduce the bounding set"),
+            Step::Seccomp => write!(f, "restrict the system calls"),
             Step::Caps(_) => write!(f, "reduce the capabilities"),
         }
     }
@@ -156,15 +161,21 @@ pub fn plan(o: Options) -> Result<Plan> {
     after.extend(o.new_session.then_some(Step::NewSession));
     after.extend(o.new_keyring.then_some(Step::NewKeyring));
     after.extend(o.caps.map(Step::Bounding));
+    // The kernel wants CAP_SYS_ADMIN for it, or no_new_privs: then it can go last, and a filter from a file
+    // need not allow what is done here.
+    let seccomp = o.seccomp.filter(|profile| *profile != Profile::None);
+    after.extend((seccomp.is_some() && !o.no_new_privs).then_some(Step::Seccomp));
     after.extend(o.setgid.map(Step::Setgid));
     after.extend(o.setuid.map(Step::Setuid));
     after.extend(o.caps.map(Step::Caps));
     after.extend(o.no_new_privs.then_some(Step::NoNewPrivs));
+    after.extend((seccomp.is_some() && o.no_new_privs).then_some(Step::Seccomp));
 
     Ok(Plan {
         close_fds: o.close_fds,
         keep_fds: o.keep_fds,
         fstab: o.fstab,
+        seccomp: seccomp.map(|profile| (profile, o.caps.unwrap_or(Caps::ALL))),
         kinds,
         before,
         fork,
@@ -231,6 +242,22 @@ mod tests {
         let groups = with(|o| (o.map_root, o.setgroups) = (true, Some(Setgroups::Allow)));
         assert!(groups.unwrap_err().to_string().contains("mutually exclusive"));
         assert!(with(|o| o.keep_fds = vec![3]).is_err());
+    }
+
+    #[test]
+    fn the_filter_goes_before_the_right_to_it_or_last_with_no_new_privs() {
+        let steps = |no_new_privs| {
+            let change = |o: &mut Options| {
+                (o.seccomp, o.setuid) = (Some(Profile::Default), Some(1));
+                (o.caps, o.no_new_privs) = (Some(Caps::NONE), no_new_privs);
+            };
+            with(change).unwrap().after
+        };
+        let none = Caps::NONE;
+        let (bounding, caps) = (Step::Bounding(none), Step::Caps(none));
+        assert_eq!(steps(false), [bounding, Step::Seccomp, Step::Setuid(1), caps]);
+        assert_eq!(steps(true).last(), Some(&Step::Seccomp));
+        assert_eq!(with(|o| o.seccomp = Some(Profile::None)).unwrap().after, []);
     }
 
     #[test]

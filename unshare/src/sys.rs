@@ -255,3 +255,13 @@ pub fn fork_into_cgroup(group: BorrowedFd<'_>) -> Result<ForkResult> {
         pid => Ok(ForkResult::Parent { child: Pid::from_raw(pid as i32) }),
     }
 }
+
+/// prctl(2) PR_SET_SECCOMP: a filter for this process and all that comes of it. (Not seccomp(2), of 3.17: this
+/// is there since 3.5.)
+pub fn seccomp_filter(program: &[libc::sock_filter]) -> Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let mode = libc::SECCOMP_MODE_FILTER as libc::c_ulong;
+    // SAFETY: `fprog` describes `program` exactly, which the kernel copies, and writes nowhere.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &fprog) }).map(drop)
+}
