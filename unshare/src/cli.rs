@@ -43,8 +43,8 @@ The process:
       --caps LIST            keep these capabilities alone: names with commas,
                              'all', 'none' or 'default'
       --no-new-privs         nothing that runs here gains privileges by exec
-      --seccomp default|FILE refuse system calls: those that no service needs, or
-                             by a compiled filter; 'none' takes it out of --jail
+      --seccomp default|FILE refuse system calls: what no service needs, or by a
+                             compiled filter; 'none' takes it out of --jail
   -S, --setuid UID           set the user id
   -G, --setgid GID           set the group id, drop supplementary groups
 
