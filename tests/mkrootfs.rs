@@ -57,6 +57,8 @@ fn sh(script: &str, arguments: &[&str]) -> String {
 struct Archive {
     place: Place,
     packages: String,
+    /// Of what is added next.
+    version: &'static str,
 }
 
 /// One file of a package.
@@ -65,7 +67,7 @@ type Entry<'a> = (&'a str, &'a str, u32);
 impl Archive {
     /// What every bootstrap needs: dpkg, a shell, base-files and apt.
     fn new() -> Archive {
-        let mut archive = Archive { place: Place::new(), packages: String::new() };
+        let mut archive = Archive { place: Place::new(), packages: String::new(), version: "1" };
         fs::create_dir_all(archive.place.at("mirror/pool")).unwrap();
         fs::create_dir_all(archive.place.at("out")).unwrap();
         let tree = archive.place.at("dpkg-tree");
@@ -109,8 +111,9 @@ impl Archive {
     fn build(&mut self, tree: &Path, name: &str, fields: &str) {
         let fields = if fields.is_empty() { String::new() } else { format!("{fields}\n") };
         let control = format!(
-            "Package: {name}\nVersion: 1\nArchitecture: amd64\nMaintainer: t <t@example.org>\n{fields}\
-             Installed-Size: 1000\nDescription: test\n"
+            "Package: {name}\nVersion: {}\nArchitecture: amd64\nMaintainer: t <t@example.org>\n{fields}\
+             Installed-Size: 1000\nDescription: test\n",
+            self.version
         );
         fs::create_dir_all(tree.join("DEBIAN")).unwrap();
         fs::write(tree.join("DEBIAN/control"), &control).unwrap();
@@ -128,11 +131,13 @@ impl Archive {
     fn index(&mut self, name: &str, control: &str) {
         let deb = self.deb(name);
         let (size, sha) = (fs::metadata(&deb).unwrap().len(), sha256(&deb));
-        self.packages += &format!("{control}Filename: pool/{name}.deb\nSize: {size}\nSHA256: {sha}\n\n");
+        let file = deb.file_name().unwrap().to_str().unwrap();
+        self.packages += &format!("{control}Filename: pool/{file}\nSize: {size}\nSHA256: {sha}\n\n");
     }
 
     fn deb(&self, name: &str) -> PathBuf {
-        self.place.at(&format!("mirror/pool/{name}.deb"))
+        let version = if self.version == "1" { String::new() } else { format!("-{}", self.version) };
+        self.place.at(&format!("mirror/pool/{name}{version}.deb"))
     }
 
     fn suite(&self) -> PathBuf {
@@ -141,18 +146,23 @@ impl Archive {
 
     /// Writes the index and the Release file; gives the latter's SHA-256.
     fn publish(&self, dates: &str) -> String {
-        let dir = self.suite().join("main/binary-amd64");
+        self.publish_as("bookworm", &format!("Suite: stable\n{dates}"), &self.packages)
+    }
+
+    fn publish_as(&self, suite: &str, fields: &str, packages: &str) -> String {
+        let top = self.place.at("mirror/dists").join(suite);
+        let dir = top.join("main/binary-amd64");
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("Packages"), &self.packages).unwrap();
+        fs::write(dir.join("Packages"), packages).unwrap();
         sh("cd \"$1\"; rm -f Packages.gz; gzip -1nk Packages; rm Packages", &[dir.to_str().unwrap()]);
         let packed = dir.join("Packages.gz");
         let (size, sha) = (fs::metadata(&packed).unwrap().len(), sha256(&packed));
         let text = format!(
-            "Suite: stable\nCodename: bookworm\n{dates}Architectures: amd64\nComponents: main\n\
+            "Codename: {suite}\n{fields}Architectures: amd64\nComponents: main\n\
              SHA256:\n {sha} {size} main/binary-amd64/Packages.gz\n"
         );
-        fs::write(self.suite().join("Release"), text).unwrap();
-        sha256(&self.suite().join("Release"))
+        fs::write(top.join("Release"), text).unwrap();
+        sha256(&top.join("Release"))
     }
 
     fn url(&self) -> String {
@@ -391,6 +401,208 @@ fn two_runs_at_once_share_a_cache() {
     }
     assert_eq!(archive.place.names("out"), ["a", "b"]);
     assert_eq!(server.asked("/pool/dpkg.deb"), [0]);
+}
+
+// ---- several suites, several mirrors ----
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn corrections_are_part_of_a_suite() {
+    let mut archive = Archive::new();
+    let (pin, base) = (archive.publish(""), std::mem::take(&mut archive.packages));
+    archive.version = "2";
+    archive.add("libapt", "", &[("usr/lib/libapt", "y", 0o644)], &[]);
+    let security = archive.publish_as("bookworm-security", "Suite: stable-security\n", &archive.packages);
+    archive.packages = base;
+    let root = archive.place.at("out/root");
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let run = |options: &[&str]| {
+        let pins = ["--release-sha256", &pin, "--release-sha256", &security];
+        finish(archive.command(&[options, &pins].concat(), &archive.url()), "")
+    };
+    let said = run(&[]).ended_with(0);
+    assert_eq!(said.err, "mkrootfs: warning: made without 'bookworm-updates': the mirror does not have it\n");
+    assert_eq!(read("usr/lib/libapt"), "y");
+    let url = archive.url();
+    assert_eq!(
+        read("etc/apt/sources.list"),
+        format!("deb {url} bookworm main\ndeb {url} bookworm-security main\n")
+    );
+    fs::remove_dir_all(&root).unwrap();
+    assert_eq!(run(&["--no-updates"]).ended_with(0).err, "");
+    assert_eq!(read("usr/lib/libapt"), "x");
+    fs::remove_dir_all(&root).unwrap();
+    // Corrections that nobody has signed are no corrections.
+    let one = ["--release-sha256", &pin];
+    finish(archive.command(&one, &archive.url()), "").ended_with(4).said("bookworm-security/Release");
+    archive.nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn the_next_mirror_is_asked_for_what_the_first_has_not_or_has_wrong() {
+    let archive = Archive::new();
+    let pin = archive.publish("");
+    let copy = archive.place.at("other");
+    sh("cp -a \"$1\" \"$2\"", &[archive.place.at("mirror").to_str().unwrap(), copy.to_str().unwrap()]);
+    let (first, second) = (Server::new(archive.place.at("mirror")), Server::new(copy));
+    let options = ["--release-sha256", &pin, "--no-updates", "--no-base"];
+    let run = |urls: &[&str]| {
+        let mut command = archive.command(&options, urls[0]);
+        command.args(&urls[1..]);
+        finish(command, "")
+    };
+    // One package is changed, one is gone.
+    fs::write(archive.deb("libapt"), "wrong").unwrap();
+    fs::remove_file(archive.deb("apt")).unwrap();
+    run(&[&first.url, &second.url]).ended_with(0);
+    for name in ["libapt", "apt"] {
+        assert_eq!(second.asked(&format!("/pool/{name}.deb")), [0], "{name}");
+    }
+    assert_eq!(second.asked("/pool/dpkg.deb"), []);
+    let root = archive.place.at("out/root");
+    fs::remove_dir_all(&root).unwrap();
+    // A server that is not there, and one that has another Release file.
+    let closed = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    run(&[&closed, &second.url]).ended_with(0).said("the next mirror is tried: ");
+    fs::remove_dir_all(&root).unwrap();
+    fs::write(archive.suite().join("Release"), "Codename: bookworm\n").unwrap();
+    run(&[&first.url, &second.url]).ended_with(0).said("has SHA-256");
+    let sources = fs::read_to_string(root.join("etc/apt/sources.list")).unwrap();
+    assert_eq!(sources, format!("deb {} bookworm main\n", second.url));
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_snapshot_is_addressed_by_its_date_and_need_not_be_valid_now() {
+    let archive = Archive::new();
+    archive.publish("Date: Sat, 01 Jan 2022 00:00:00 UTC\nValid-Until: Sat, 08 Jan 2022 00:00:00 UTC\n");
+    fs::create_dir_all(archive.place.at("snap/debian")).unwrap();
+    fs::rename(archive.place.at("mirror"), archive.place.at("snap/debian/20220102T030405Z")).unwrap();
+    let url = format!("file://{}", archive.place.at("snap").display());
+    let options = ["--no-check-gpg", "--no-updates", "--snapshot", "20220102T030405Z"];
+    finish(archive.command(&options, &url), "").ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn without_merged_usr_there_are_no_links() {
+    let archive = Archive::new();
+    archive.publish_as("stretch", "Suite: old\n", &archive.packages);
+    let root = archive.place.at("out/root");
+    let mut command = Command::new(tool("mkrootfs"));
+    command
+        .args(["--no-check-gpg", "--no-updates", "--arch=amd64", "--cache"])
+        .arg(archive.place.at("cache"));
+    command.arg("stretch").arg(&root).arg(archive.url());
+    // The host's programs want /lib64 and the like, which is no link here: dpkg does not start.
+    finish(command, "").ended_with(1).said("cannot configure the packages");
+    let tree = archive.place.at("dpkg-tree");
+    sh(
+        "cd \"$1\"; for d in lib lib64; do [ ! -e usr/$d ] || cp -a usr/$d .; done; mkdir bin; cp -a usr/bin/sh bin",
+        &[tree.to_str().unwrap()],
+    );
+    let mut archive = archive;
+    archive.packages = archive
+        .packages
+        .split("Package: base-files")
+        .nth(1)
+        .map(|rest| format!("Package: base-files{rest}"))
+        .unwrap();
+    archive.build(&tree, "dpkg", "Essential: yes");
+    archive.publish_as("stretch", "Suite: old\n", &archive.packages);
+    let mut command = Command::new(tool("mkrootfs"));
+    command
+        .args(["--no-check-gpg", "--no-updates", "--arch=amd64", "--cache"])
+        .arg(archive.place.at("cache"));
+    command.arg("stretch").arg(&root).arg(archive.url());
+    finish(command, "").ended_with(0);
+    assert!(fs::symlink_metadata(root.join("lib")).unwrap().is_dir());
+    assert!(!root.join("sbin").exists());
+}
+
+// ---- the base cache ----
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn the_second_root_of_a_set_is_a_copy() {
+    let mut archive = Archive::new();
+    let script = "#!/bin/sh\necho 0123456789abcdef0123456789abcdef > /etc/machine-id\n: > /ran-$$\n";
+    archive.add("ident", "", &[("etc/secret", "known", 0o600)], &[("postinst", script)]);
+    let root = archive.place.at("out/root");
+    let id = || fs::read_to_string(root.join("etc/machine-id")).unwrap();
+    let run = |archive: &Archive, options: &[&str], copied: bool| {
+        let _ = fs::remove_dir_all(&root);
+        let said = archive.run(&[options, &["--progress=line", "--no-updates", "--include=ident"]].concat());
+        let said = said.ended_with(0).err;
+        assert_eq!(said.contains("a copy of the same set"), copied, "{said}");
+    };
+    run(&archive, &[], false);
+    let (first, first_id) = (facts(&root), id());
+    run(&archive, &[], true);
+    assert_eq!(first, facts(&root));
+    assert_ne!(first_id, id());
+    run(&archive, &["--no-base"], false);
+    // The archive changes, the set does not.
+    archive.add("unrelated", "", &[], &[]);
+    run(&archive, &[], true);
+    // The set changes: one package is newer.
+    archive.version = "2";
+    archive.add("libapt", "", &[], &[]);
+    run(&archive, &[], false);
+    run(&archive, &[], true);
+    let status = fs::read_to_string(root.join("var/lib/dpkg/status")).unwrap();
+    let stanza = status.split("\n\n").find(|stanza| stanza.contains("Package: libapt\n")).unwrap();
+    assert!(stanza.contains("\nVersion: 2\n"), "{stanza}");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_root_with_secrets_of_its_own_is_no_base() {
+    let mut archive = Archive::new();
+    let script = "#!/bin/sh\numask 077; echo $$ > /etc/host_key\n";
+    archive.add("keys", "", &[], &[("postinst", script)]);
+    archive.run(&["--include=keys", "--no-updates"]).ended_with(0);
+    assert!(archive.place.names("cache/base").is_empty());
+    assert!(archive.place.names("cache/request").is_empty());
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_cache_that_others_can_write_to_keeps_no_base() {
+    let archive = Archive::new();
+    fs::create_dir(archive.place.at("cache")).unwrap();
+    fs::set_permissions(archive.place.at("cache"), fs::Permissions::from_mode(0o777)).unwrap();
+    archive.run(&["--no-updates"]).ended_with(0);
+    assert!(archive.place.names("cache/base").is_empty());
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn the_cache_is_listed_and_pruned() {
+    let archive = Archive::new();
+    let cache = archive.place.at("cache");
+    let cached = |words: &[&str]| {
+        let mut command = Command::new(tool("mkrootfs"));
+        command.arg("cache").args(words).arg("--cache").arg(&cache);
+        finish(command, "").ended_with(0).out
+    };
+    assert_eq!(cached(&["path"]), format!("{}\n", cache.display()));
+    archive.run(&["--no-updates"]).ended_with(0);
+    let lines = cached(&["list"]);
+    let count = |kind: &str| lines.lines().filter(|line| line.starts_with(&format!("{kind}\t"))).count();
+    assert_eq!((count("base"), count("file"), count("partial"), count("release")), (1, 5, 0, 1), "{lines}");
+    assert_eq!(cached(&["prune"]), "0 removed, 0 B\n");
+    sh("touch -d '40 days ago' \"$1\"/base/*.used \"$1\"/sha256/*/*", &[cache.to_str().unwrap()]);
+    fs::remove_dir_all(archive.place.at("out/root")).unwrap();
+    // What is used is young again.
+    archive.run(&["--no-updates"]).ended_with(0);
+    assert!(cached(&["prune", "--older=20"]).starts_with("5 removed, "));
+    assert_eq!(archive.place.names("cache/base").len(), 2);
+    assert!(cached(&["prune", "--older=0"]).starts_with("2 removed, "));
+    assert!(archive.place.names("cache/base").is_empty() && archive.place.names("cache/request").is_empty());
+    fs::remove_dir_all(archive.place.at("out/root")).unwrap();
+    archive.run(&["--no-updates"]).ended_with(0);
 }
 
 // ---- trust ----
@@ -972,7 +1184,7 @@ fn a_root_equals_that_of_debootstrap() {
     for suite in suites.split_whitespace() {
         let place = Place::new();
         let (theirs, ours) = (place.at("theirs"), place.at("ours"));
-        let made = Command::new(tool("mkrootfs")).arg(suite).arg(&ours).output().unwrap();
+        let made = Command::new(tool("mkrootfs")).arg("--no-updates").arg(suite).arg(&ours).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let sources = fs::read_to_string(ours.join("etc/apt/sources.list")).unwrap();
         let mirror =

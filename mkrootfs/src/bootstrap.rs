@@ -1,33 +1,29 @@
 //! bootstrap: the story of a new root, from the mirror's index to configured packages.
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Result, bail};
 
+use crate::archive::{Access, Suite};
+use crate::base::{self, Base, Bases};
 use crate::cache::Cache;
 use crate::cli::Options;
 use crate::configure;
-use crate::deb::{self, Deb};
-use crate::digest;
 use crate::dpkg::{self, Installed};
-use crate::fetch::{Fetcher, Wanted};
-use crate::packages::{Index, Package};
+use crate::fetch::Fetcher;
+use crate::install::Installer;
+use crate::mirror::Source;
+use crate::packages::Index;
 use crate::progress::{Progress, size};
-use crate::release::{self, Release, Signed};
 use crate::resolve::{self, Selection};
+use crate::suite;
 use crate::tree::{self, Tree};
-use crate::trouble::Kind;
-use crate::unpack;
 
 /// What is asked for, checked.
 pub struct Job {
     pub suite: String,
-    pub mirror: String,
+    pub sources: Vec<Source>,
     pub arch: String,
     pub options: Options,
 }
@@ -38,135 +34,92 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     let started = Instant::now();
     let progress = Progress::new(&job.options);
     let cache = Cache::open(job.options.cache.as_deref())?;
-    let fetcher = Fetcher::new(&job.mirror, job.options.jobs, job.options.offline)?;
-    progress.step(&format!("{} ({}) from {}", job.suite, job.arch, job.mirror));
-    let release = fetch_release(job, &fetcher, &cache, scratch)?;
-    progress.detail(&format!("the Release file is right, {:.1?}", started.elapsed()));
-    let texts = fetch_indexes(job, &release, &fetcher, &cache)?;
+    let https = job.sources.iter().flat_map(|source| &source.mirrors).any(|url| url.starts_with("https:"));
+    let fetcher = Fetcher::new(https, job.options.jobs, job.options.offline)?;
+    progress.step(&format!("{} ({}) from {}", job.suite, job.arch, job.sources[0].mirrors[0]));
+    let access = Access { job, fetcher: &fetcher, cache: &cache, scratch };
+    let suites = access.suites()?;
+    progress.detail(&format!("the Release files are right, {:.1?}", started.elapsed()));
+    let bases = if job.options.base { Bases::open(&cache)? } else { None };
+    let request = request_key(job, &suites);
+    if let Some(base) = bases.as_ref().and_then(|bases| bases.asked_before(&request)) {
+        return from_base(&base, root, &progress, started);
+    }
+    let texts = access.indexes(&suites)?;
     let mut index = Index::default();
-    texts.iter().for_each(|text| index.add(&text.0));
+    texts.iter().for_each(|text| index.add(&text.text, text.suite));
     progress.detail(&format!("{} packages in the index, {:.1?}", index.len(), started.elapsed()));
-    let selection = resolve::select(&index, &release.codename, &job.options.include)?;
+    let selection = resolve::select(&index, &suites[0].release.codename, &job.options.include)?;
+    let key = set_key(job, &suites, &selection);
+    if let Some((bases, base)) = bases.as_ref().and_then(|bases| Some((bases, bases.find(&key)?))) {
+        bases.remember(&request, &key)?;
+        return from_base(&base, root, &progress, started);
+    }
     check_space(&selection, root)?;
-    sys_umask();
+    crate::sys::umask(0o022);
     let tree = Tree::open(root)?;
-    tree::lay_out(&tree, &job.arch)?;
-    let packages = install(job, &selection, &tree, &fetcher, &cache, &texts, &progress)?;
+    let merged = suite::facts(&suites[0].release.codename).merged;
+    tree::lay_out(&tree, &job.arch, merged)?;
+    let installer =
+        Installer { fetcher: &fetcher, cache: &cache, progress: &progress, jobs: job.options.jobs };
+    let packages = installer.install(&selection.packages, &suites, &tree, &texts)?;
     progress.detail(&format!("unpacked, {:.1?}", started.elapsed()));
     dpkg::write(&tree, &packages)?;
-    write_files(job, &tree, &selection, &packages)?;
+    write_files(job, &suites, &tree, &selection, &packages)?;
     configure::configure(root, &packages, &progress)?;
     progress.detail(&format!("configured, {:.1?}", started.elapsed()));
     clean(&tree)?;
     verify(&tree, packages.len())?;
+    if let Some(bases) = &bases {
+        // The next run will be slower without; this one is done.
+        match bases.keep(&key, root) {
+            Ok(true) => bases.remember(&request, &key)?,
+            Ok(false) => progress.detail("it has secrets of its own: no base is kept"),
+            Err(error) => progress.detail(&format!("no base is kept: {error:#}")),
+        }
+    }
     nix::unistd::syncfs(tree.fd()).context("cannot write the tree to the disk")?;
     progress.step(&format!("{} packages in {:.1?}", packages.len(), started.elapsed()));
     Ok(())
 }
 
-fn sys_umask() {
-    crate::sys::umask(0o022);
+fn from_base(base: &Base, root: &Path, progress: &Progress, started: Instant) -> Result<()> {
+    base.copy_to(root)?;
+    progress.step(&format!("a copy of the same set in the cache, in {:.1?}", started.elapsed()));
+    Ok(())
 }
 
-fn fetch_release(job: &Job, fetcher: &Fetcher, cache: &Cache, scratch: &Path) -> Result<Release> {
-    let base = format!("{}/dists/{}", job.mirror, job.suite);
-    let url = format!("{base}/InRelease");
-    let signed = if job.options.offline && !job.mirror.starts_with("file:") {
-        let text = cache.read_release(&url);
-        let text = text.ok_or_else(|| {
-            Kind::Network.error(format!("'{url}' is not in the cache, and --offline was given"))
-        })?;
-        Signed { text, signature: cache.read_release(&format!("{base}/Release.gpg")) }
-    } else {
-        ask_release(job, fetcher, &base)?
+/// All that can be known before an index is read.
+fn request_key(job: &Job, suites: &[Suite]) -> String {
+    let mut lines = choices(job, suites);
+    let mut include = job.options.include.clone();
+    include.sort();
+    lines.extend(include);
+    lines.extend(suites.iter().map(|suite| suite.digest.clone()));
+    base::key(lines.iter().map(String::as_str))
+}
+
+/// The very packages, and what is made beside them.
+fn set_key(job: &Job, suites: &[Suite], selection: &Selection) -> String {
+    let mut lines = choices(job, suites);
+    let one = |p: &crate::packages::Package| {
+        format!("{}={}={}", p.name, p.version, p.field("SHA256").unwrap_or_default())
     };
-    let text = release::verified(&signed, &job.options, scratch)?;
-    let release = Release::parse(&text);
-    release.check(&job.suite, &job.arch, &job.options)?;
-    if !job.options.offline {
-        cache.put_release(&url, &signed.text)?;
-        if let Some(signature) = &signed.signature {
-            cache.put_release(&format!("{base}/Release.gpg"), signature)?;
-        }
-    }
-    Ok(release)
+    lines.extend(selection.packages.iter().map(one));
+    lines.push(selection.automatic.join(" "));
+    base::key(lines.iter().map(String::as_str))
 }
 
-/// InRelease, else Release with Release.gpg beside it.
-fn ask_release(job: &Job, fetcher: &Fetcher, base: &str) -> Result<Signed> {
-    if let Some(text) = fetcher.small(&format!("{base}/InRelease"))? {
-        return Ok(Signed { text, signature: None });
-    }
-    let Some(text) = fetcher.small(&format!("{base}/Release"))? else {
-        let (text, why) =
-            (format!("no suite '{}' on this mirror", job.suite), format!("there is no '{base}/InRelease'"));
-        let hint = "suites are bullseye, bookworm, trixie, forky and sid, as far as the mirror has them";
-        return Err(Kind::Asked.hinted(text, why, hint));
-    };
-    let signature = fetcher.small(&format!("{base}/Release.gpg"))?;
-    if signature.is_none() && job.options.check_gpg && job.options.release_sha256.is_none() {
-        let hint = "pin it with --release-sha256 HEX, or trust the mirror with --no-check-gpg";
-        return Err(Kind::Trust.hinted(format!("cannot trust '{base}/Release'"), "it is not signed", hint));
-    }
-    Ok(Signed { text, signature })
+fn choices(job: &Job, suites: &[Suite]) -> Vec<String> {
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
+    vec![env!("CARGO_PKG_VERSION").into(), job.arch.clone(), epoch, sources_list(job, suites)]
 }
 
-/// An index, and where to keep it if it was unpacked just now.
-struct Text(String, Option<String>);
-
-fn fetch_indexes(job: &Job, release: &Release, fetcher: &Fetcher, cache: &Cache) -> Result<Vec<Text>> {
-    job.options
-        .components
-        .iter()
-        .map(|component| {
-            let path = format!("{component}/binary-{}/Packages", job.arch);
-            fetch_index(job, release, fetcher, cache, &path)
-        })
-        .collect()
-}
-
-/// The unpacked index from the cache, as the signed Release has its digest too; else the smallest packed one.
-fn fetch_index(job: &Job, release: &Release, fetcher: &Fetcher, cache: &Cache, path: &str) -> Result<Text> {
-    let text = |bytes: Vec<u8>, keep| {
-        let text = String::from_utf8(bytes)
-            .map_err(|e| Kind::BadPackage.because(format!("'{path}' is not text"), e));
-        text.map(|text| Text(text, keep))
-    };
-    if let Some(bytes) = release.file(path).and_then(|(sha, _)| cache.read(sha)) {
-        return text(bytes, None);
-    }
-    let forms = [".xz", ".gz", ""].map(|end| format!("{path}{end}"));
-    let base = format!("{}/dists/{}", job.mirror, job.suite);
-    let mut last = None;
-    for form in &forms {
-        let Some((sha, length)) = release.file(form) else { continue };
-        let plain = format!("{base}/{form}");
-        let hashed = form.rsplit_once('/').map(|(dir, _)| format!("{base}/{dir}/by-hash/SHA256/{sha}"));
-        let urls = hashed.filter(|_| release.by_hash()).into_iter().chain([plain]).collect();
-        let wanted = Wanted { urls, sha256: sha.clone(), size: *length, wrong: Kind::Trust };
-        match fetcher.fetch(cache, &wanted) {
-            Ok(()) => {
-                let packed =
-                    cache.read(sha).with_context(|| format!("'{form}' has vanished from the cache"))?;
-                let name =
-                    form.rsplit('/').next().filter(|name| name.contains('.')).unwrap_or("Packages.tar");
-                let bytes = read_all(deb::unpacker(name, &packed)?, form)?;
-                let keep =
-                    release.file(path).map(|(sha, _)| sha.clone()).filter(|_| !form.ends_with("Packages"));
-                return text(bytes, keep);
-            }
-            Err(error) => last = last.or(Some(error)),
-        }
-    }
-    Err(last.unwrap_or_else(|| Kind::Asked.error(format!("the Release file names no '{path}'"))))
-}
-
-fn read_all(mut reader: impl std::io::Read, name: &str) -> Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(64 << 20);
-    reader
-        .read_to_end(&mut bytes)
-        .map_err(|e| Kind::BadPackage.because(format!("'{name}' is damaged"), e))?;
-    Ok(bytes)
+/// apt's list of where the packages came from, so that updates come from there too.
+fn sources_list(job: &Job, suites: &[Suite]) -> String {
+    let components = job.options.components.join(" ");
+    let line = |suite: &Suite| format!("deb {} {} {components}\n", suite.mirrors[0], suite.name);
+    suites.iter().map(line).collect()
 }
 
 /// Before anything is downloaded: will it fit?
@@ -185,225 +138,20 @@ fn check_space(selection: &Selection, root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn wanted(job: &Job, package: &Package) -> Result<Wanted> {
-    let get = |name: &str| {
-        package
-            .field(name)
-            .ok_or_else(|| Kind::BadPackage.error(format!("the index has no {name} of '{}'", package.name)))
-    };
-    let (path, sha256) = (get("Filename")?, get("SHA256")?);
-    let length = get("Size")?.parse().ok();
-    let sound = sha256.len() == 64
-        && sha256.bytes().all(|c| c.is_ascii_hexdigit())
-        && tree::inner_path(path.as_bytes()).is_some();
-    match length {
-        Some(size) if sound => {
-            let urls = vec![format!("{}/{}", job.mirror, path.replace('%', "%25").replace('+', "%2B"))];
-            let urls =
-                if job.mirror.starts_with("file:") { vec![format!("{}/{path}", job.mirror)] } else { urls };
-            Ok(Wanted { urls, sha256: sha256.to_ascii_lowercase(), size, wrong: Kind::BadPackage })
-        }
-        _ => Err(Kind::BadPackage.error(format!("the index has no sound address of '{}'", package.name))),
-    }
-}
-
-/// Downloads and unpacks side by side: what has come is unpacked while the rest is on its way.
-fn install<'a>(
-    job: &Job,
-    selection: &Selection<'a>,
-    tree: &Tree,
-    fetcher: &Fetcher,
-    cache: &Cache,
-    texts: &[Text],
-    progress: &Progress,
-) -> Result<Vec<Installed<'a>>> {
-    let wanted: Vec<Wanted> =
-        selection.packages.iter().map(|package| wanted(job, package)).collect::<Result<_>>()?;
-    let count = wanted.len();
-    let missing: u64 = wanted.iter().filter(|w| !cache.has(&w.sha256, w.size)).map(|w| w.size).sum();
-    progress.step(&format!("{count} packages, {} to download", size(missing)));
-    // The largest first, so that no thread is left with a large one at the end; what is here before what is not.
-    let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by_key(|at| {
-        (!cache.has(&wanted[*at].sha256, wanted[*at].size), std::cmp::Reverse(wanted[*at].size))
-    });
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let (ready, to_unpack) = mpsc::channel::<usize>();
-    let to_unpack = Mutex::new(to_unpack);
-    let (done, results) = mpsc::channel::<Result<(usize, Installed<'a>)>>();
-    let already = fetcher.received.load(Ordering::Relaxed);
-    thread::scope(|scope| {
-        for _ in 0..job.options.jobs.min(count) {
-            let (ready, done) = (ready.clone(), done.clone());
-            let (next, stop, order, wanted) = (&next, &stop, &order, &wanted);
-            scope.spawn(move || {
-                while let Some(at) = order.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    match fetcher.fetch(cache, &wanted[at]) {
-                        Ok(()) => drop(ready.send(at)),
-                        Err(error) => {
-                            let name = selection.packages[at].name;
-                            let _ = done.send(Err(within(&format!("package '{name}'"), error)));
-                        }
-                    }
-                }
-            });
-        }
-        drop(ready);
-        let threads = thread::available_parallelism().map_or(2, usize::from).min(8);
-        for _ in 0..threads {
-            let (done, stop, to_unpack, wanted) = (done.clone(), &stop, &to_unpack, &wanted);
-            scope.spawn(move || {
-                loop {
-                    let at = match to_unpack.lock().expect("no thread panics while it holds it").recv() {
-                        Ok(at) if !stop.load(Ordering::Relaxed) => at,
-                        _ => return,
-                    };
-                    let result = install_one(&selection.packages[at], &wanted[at], cache, tree);
-                    let _ = done.send(result.map(|installed| (at, installed)));
-                }
-            });
-        }
-        drop(done);
-        scope.spawn(|| keep_indexes(cache, texts));
-        collect(results, count, &stop, |so_far| {
-            let received = fetcher.received.load(Ordering::Relaxed) - already;
-            progress.state(&format!("unpacked {so_far} of {count}, {} of {}", size(received), size(missing)));
-        })
-    })
-    .and_then(|packages| settle(tree, packages, &wanted, cache))
-}
-
-/// Gathers the results in the packages' order; the first failure stops the rest.
-fn collect<'a>(
-    results: mpsc::Receiver<Result<(usize, Installed<'a>)>>,
-    count: usize,
-    stop: &AtomicBool,
-    mut tell: impl FnMut(usize),
-) -> Result<Vec<Installed<'a>>> {
-    let mut installed: Vec<Option<Installed>> = (0..count).map(|_| None).collect();
-    let (mut so_far, mut failure) = (0, None);
-    loop {
-        match results.recv_timeout(Duration::from_millis(100)) {
-            Ok(Ok((at, package))) => {
-                installed[at] = Some(package);
-                so_far += 1;
-            }
-            Ok(Err(error)) => {
-                // The others end their file: it stays in the cache.
-                stop.store(true, Ordering::Relaxed);
-                failure = failure.or(Some(error));
-            }
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
-        }
-        tell(so_far);
-    }
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(installed.into_iter().flatten().collect()),
-    }
-}
-
-fn install_one<'a>(
-    package: &Package<'a>,
-    wanted: &Wanted,
-    cache: &Cache,
-    tree: &Tree,
-) -> Result<Installed<'a>> {
-    let name = package.name;
-    let bytes = cache
-        .read(&wanted.sha256)
-        .with_context(|| format!("package '{name}' in the cache was damaged: try again"))?;
-    let open = || -> Result<Installed<'a>> {
-        let deb = Deb::parse(&bytes).map_err(|e| Kind::BadPackage.because("it is damaged", e))?;
-        let unpacked = unpack::unpack(tree, &deb)?;
-        Ok(Installed { package: *package, control: deb.control, unpacked })
-    };
-    open().map_err(|error| within(&format!("package '{name}'"), error))
-}
-
-/// Says where an error belongs and leaves its kind, which decides the exit status, as it is.
-fn within(place: &str, error: Error) -> Error {
-    error.context(place.to_owned())
-}
-
-/// What two packages both bring, then the directories.
-fn settle<'a>(
-    tree: &Tree,
-    mut packages: Vec<Installed<'a>>,
-    wanted: &[Wanted],
-    cache: &Cache,
-) -> Result<Vec<Installed<'a>>> {
-    let taken: Vec<(usize, Vec<std::path::PathBuf>)> = packages
-        .iter_mut()
-        .enumerate()
-        .map(|(at, p)| (at, std::mem::take(&mut p.unpacked.taken)))
-        .filter(|(_, paths)| !paths.is_empty())
-        .collect();
-    let mut again: HashMap<usize, HashSet<std::path::PathBuf>> = HashMap::new();
-    for (late, path) in
-        taken.into_iter().flat_map(|(at, paths)| paths.into_iter().map(move |path| (at, path)))
-    {
-        let line = format!("/{}\n", path.display());
-        let has =
-            |p: &Installed| p.unpacked.list.split_inclusive(|c| *c == b'\n').any(|l| l == line.as_bytes());
-        let early = (0..packages.len()).find(|at| *at != late && has(&packages[*at]));
-        let early = early.with_context(|| {
-            format!("package '{}' has '{}' twice", packages[late].package.name, line.trim())
-        })?;
-        let replaces = |a: usize, b: usize| resolve::replaces(&packages[a].package, &packages[b].package);
-        let loser = match (replaces(late, early), replaces(early, late)) {
-            (true, _) => {
-                again.entry(late).or_default().insert(path);
-                early
-            }
-            (false, true) => late,
-            (false, false) => {
-                let (one, two) = (packages[early].package.name, packages[late].package.name);
-                bail!(
-                    Kind::BadPackage
-                        .error(format!("packages '{one}' and '{two}' both bring '{}'", line.trim()))
-                );
-            }
-        };
-        let unpacked = &mut packages[loser].unpacked;
-        unpacked.list = unpacked
-            .list
-            .split_inclusive(|c| *c == b'\n')
-            .filter(|l| *l != line.as_bytes())
-            .flatten()
-            .copied()
-            .collect();
-    }
-    for (at, only) in again {
-        let bytes = cache.read(&wanted[at].sha256).context("a package has vanished from the cache")?;
-        unpack::replace(tree, &Deb::parse(&bytes)?, &only)?;
-    }
-    unpack::settle_directories(tree, packages.iter().map(|p| &p.unpacked))?;
-    Ok(packages)
-}
-
-/// The next run reads 50 MB instead of unpacking 9.
-fn keep_indexes(cache: &Cache, texts: &[Text]) {
-    for Text(text, keep) in texts {
-        if let Some(sha) = keep.as_ref().filter(|sha| digest::sha256(text.as_bytes()) == **sha) {
-            // A cache that is full costs the next run time, not this one its success.
-            let _ = cache.put(sha, text.as_bytes());
-        }
-    }
-}
-
 /// What belongs to no package.
-fn write_files(job: &Job, tree: &Tree, selection: &Selection, packages: &[Installed]) -> Result<()> {
-    tree::prune(tree, &job.arch)?;
+fn write_files(
+    job: &Job,
+    suites: &[Suite],
+    tree: &Tree,
+    selection: &Selection,
+    packages: &[Installed],
+) -> Result<()> {
+    if suite::facts(&suites[0].release.codename).merged {
+        tree::prune(tree, &job.arch)?;
+    }
     tree::make_devices(tree)?;
     tree.make_dir("etc/apt")?;
-    let source = format!("deb {} {} {}\n", job.mirror, job.suite, job.options.components.join(" "));
-    tree.write("etc/apt/sources.list", source.as_bytes(), 0o644)?;
+    tree.write("etc/apt/sources.list", sources_list(job, suites).as_bytes(), 0o644)?;
     let marks = dpkg::automatic_marks(&selection.automatic, packages, &job.arch);
     if !marks.is_empty() {
         tree.make_dir("var/lib/apt")?;

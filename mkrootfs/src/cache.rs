@@ -5,11 +5,13 @@
 //! the next to go on with. Nothing here is trusted: every file is hashed again when it is used.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::time::TimeSpec;
 
 use crate::digest;
 
@@ -39,6 +41,10 @@ impl Cache {
         Ok(Cache { dir })
     }
 
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     fn whole(&self, sha256: &str) -> PathBuf {
         self.dir.join("sha256").join(&sha256[..2]).join(sha256)
     }
@@ -50,8 +56,12 @@ impl Cache {
     /// The file's bytes, if they are here and still the right ones.
     pub fn read(&self, sha256: &str) -> Option<Vec<u8>> {
         let path = self.whole(sha256);
-        let bytes = fs::read(&path).ok()?;
+        let mut file = File::open(&path).ok()?;
+        let mut bytes = Vec::with_capacity(file.metadata().map_or(0, |data| data.len() as usize));
+        file.read_to_end(&mut bytes).ok()?;
         if digest::sha256(&bytes) == sha256 {
+            // For 'cache prune': when it was used last. Who may only read the cache leaves it as it is.
+            let _ = nix::sys::stat::futimens(&file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW);
             return Some(bytes);
         }
         // A bad disk, or somebody's hand: away with it, so that it is downloaded again.

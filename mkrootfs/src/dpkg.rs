@@ -129,7 +129,7 @@ mod tests {
     fn installed() -> Installed<'static> {
         let text = "Package: a\nVersion: 1\nPriority: required\nSection: base\n";
         let mut index = crate::packages::Index::default();
-        index.add(text);
+        index.add(text, 0);
         let control = "Package: a\nPriority: extra\nVersion: 1\nArchitecture: amd64\nMulti-Arch: same\n\
                        Description: x\n more\n";
         let mut unpacked = Unpacked::default();

@@ -97,7 +97,7 @@ enum Failure {
 }
 
 impl Fetcher {
-    pub fn new(mirror: &str, jobs: usize, offline: bool) -> Result<Fetcher> {
+    pub fn new(https: bool, jobs: usize, offline: bool) -> Result<Fetcher> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("mkrootfs/", env!("CARGO_PKG_VERSION")))
@@ -109,7 +109,7 @@ impl Fetcher {
         // A mirror may send us on from http to https.
         match tls() {
             Ok(tls) => config = config.tls_config(tls),
-            Err(error) if mirror.starts_with("https:") => return Err(error),
+            Err(error) if https => return Err(error),
             Err(_) => config = config.tls_config(trusting(&[])),
         }
         Ok(Fetcher {

@@ -1,6 +1,8 @@
 //! mkrootfs: make a Debian root directory: from an archive (own resolver, downloads, unpacking and dpkg data
 //! base; the target's dpkg configures), or as a copy of another.
 
+mod archive;
+mod base;
 mod bootstrap;
 mod cache;
 mod cli;
@@ -11,12 +13,15 @@ mod digest;
 mod dpkg;
 mod fetch;
 mod host;
+mod install;
 mod mirror;
 mod packages;
 mod progress;
+mod prune;
 mod release;
 mod resolve;
 mod staging;
+mod suite;
 mod supervise;
 mod sys;
 mod tree;
@@ -53,11 +58,9 @@ fn run(command: Command) -> Result<u8> {
     match command {
         Command::Help => fail::print(cli::HELP).map(|()| 0),
         Command::Version => fail::print(concat!("mkrootfs ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| 0),
-        Command::Bootstrap { suite, target, mirror, options } => {
-            let mirror = mirror::choose(mirror.as_deref())?;
-            let arch = host::arch(options.arch.as_deref())?;
+        Command::Bootstrap { suite, target, mirrors, options } => {
+            let job = job(suite, &mirrors, options)?;
             host::need_root()?;
-            let job = bootstrap::Job { suite, mirror, arch, options };
             stage(&target, &job.options, |root, scratch| bootstrap::make(&job, root, scratch))
         }
         Command::Clone { source, target, options } => {
@@ -65,7 +68,20 @@ fn run(command: Command) -> Result<u8> {
             let copy = clone::Copy::open(&source, &target)?;
             stage(&target, &options, |root, _| copy.make(root))
         }
+        Command::Cache { action, options } => prune::run(action, &options).map(|()| 0),
     }
+}
+
+fn job(suite: String, mirrors: &[String], options: Options) -> Result<bootstrap::Job> {
+    let wish = mirror::Wish {
+        suite: &suite,
+        mirrors,
+        updates: options.updates,
+        snapshot: options.snapshot.as_deref(),
+    };
+    let sources = mirror::sources(&wish)?;
+    let arch = host::arch(options.arch.as_deref())?;
+    Ok(bootstrap::Job { suite, sources, arch, options })
 }
 
 /// Makes the tree beside the target; it becomes the target when it is whole, or it goes.

@@ -1,40 +1,88 @@
-//! mirror: where packages come from: what the user says, else what the host's apt uses, else Debian's own.
+//! mirror: where packages come from: what the user says, else what the host's apt uses, else Debian's own; and
+//! which suites there belong together.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::suite::{self, Facts, Family};
 use crate::trouble::Kind;
 
-/// Debian's public name for "a mirror near you".
+/// Debian's public name for "a mirror near you", and Ubuntu's.
 const PUBLIC: &str = "http://deb.debian.org/debian";
+const UBUNTU: &str = "http://archive.ubuntu.com/ubuntu";
 
-/// Suites that the host's apt entry may name to be Debian itself and not a third party.
-const SUITES: [&str; 13] = [
-    "buster",
-    "bullseye",
-    "bookworm",
-    "trixie",
-    "forky",
-    "sid",
-    "oldoldstable",
-    "oldstable",
-    "stable",
-    "testing",
-    "unstable",
-    "duke",
-    "experimental",
-];
+/// Where every state of Debian's archives is kept.
+const SNAPSHOTS: &str = "http://snapshot.debian.org/archive";
 
-/// The checked base address, without a slash at its end.
-pub fn choose(asked: Option<&str>) -> Result<String> {
-    let mirror = match asked {
-        Some(url) => url.to_owned(),
-        None => of_host(Path::new("/etc/apt")).unwrap_or_else(|| PUBLIC.to_owned()),
+/// A suite and the mirrors that are asked for it, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub suite: String,
+    pub mirrors: Vec<String>,
+    /// The user named the mirror, and it may be one without this suite of corrections.
+    pub optional: bool,
+}
+
+/// What the user says about where to get things.
+pub struct Wish<'a> {
+    pub suite: &'a str,
+    pub mirrors: &'a [String],
+    pub updates: bool,
+    pub snapshot: Option<&'a str>,
+}
+
+/// The suite that was asked for, then those of its corrections.
+pub fn sources(wish: &Wish) -> Result<Vec<Source>> {
+    wish.mirrors.iter().try_for_each(|mirror| check(mirror))?;
+    let trimmed: Vec<String> = wish.mirrors.iter().map(|m| m.trim_end_matches('/').to_owned()).collect();
+    let facts = suite::facts(wish.suite);
+    let (main, security) = match wish.snapshot {
+        Some(date) => snapshots(&trimmed, date),
+        None => mirrors(trimmed, &facts, Path::new("/etc/apt")),
     };
-    check(&mirror)?;
-    Ok(mirror.trim_end_matches('/').to_owned())
+    let source = |suite: &str, mirrors: &[String], optional| Source {
+        suite: suite.to_owned(),
+        mirrors: mirrors.to_vec(),
+        optional,
+    };
+    let mut sources = vec![source(wish.suite, &main, false)];
+    if let Some([updates, fixes]) = facts.beside(wish.suite).filter(|_| wish.updates) {
+        let optional = !wish.mirrors.is_empty() || wish.snapshot.is_some();
+        sources.push(source(&updates, &main, optional));
+        sources.push(source(&fixes, &security, optional));
+    }
+    Ok(sources)
+}
+
+/// The mirrors of the archive and of its security updates: Debian keeps these in an archive of their own.
+fn mirrors(asked: Vec<String>, facts: &Facts, apt: &Path) -> (Vec<String>, Vec<String>) {
+    let beside = |mirrors: &[String]| mirrors.iter().map(|mirror| security_of(mirror)).collect();
+    if !asked.is_empty() {
+        let security = beside(&asked);
+        return (asked, security);
+    }
+    if facts.family == Family::Ubuntu {
+        return (vec![UBUNTU.to_owned()], vec![UBUNTU.to_owned()]);
+    }
+    let main = vec![of_host(apt, debian).unwrap_or_else(|| PUBLIC.to_owned())];
+    let security = of_host(apt, debian_security).map_or_else(|| beside(&main), |url| vec![url]);
+    (main, security)
+}
+
+fn security_of(mirror: &str) -> String {
+    match mirror.strip_suffix("/debian") {
+        Some(_) => format!("{mirror}-security"),
+        None => mirror.to_owned(),
+    }
+}
+
+fn snapshots(bases: &[String], date: &str) -> (Vec<String>, Vec<String>) {
+    let default = [SNAPSHOTS.to_owned()];
+    let bases = if bases.is_empty() { &default } else { bases };
+    let of = |archive: &str| bases.iter().map(|base| format!("{base}/{archive}/{date}")).collect();
+    (of("debian"), of("debian-security"))
 }
 
 fn check(mirror: &str) -> Result<()> {
@@ -53,8 +101,11 @@ fn check(mirror: &str) -> Result<()> {
     Ok(())
 }
 
-/// The first mirror of Debian that the host's apt is configured with (sources.list(5)).
-fn of_host(apt: &Path) -> Option<String> {
+/// What makes an entry of apt's one that is looked for: its address, suites and components.
+type Fits = fn(&str, &[&str], &[&str]) -> bool;
+
+/// The first mirror of a kind that the host's apt is configured with (sources.list(5)).
+fn of_host(apt: &Path, fits: Fits) -> Option<String> {
     let mut files: Vec<PathBuf> = fs::read_dir(apt.join("sources.list.d"))
         .map(|dir| dir.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();
@@ -63,14 +114,15 @@ fn of_host(apt: &Path) -> Option<String> {
     files.iter().find_map(|file| {
         let text = fs::read_to_string(file).ok()?;
         match file.extension()?.to_str()? {
-            "list" => text.lines().find_map(of_line),
-            "sources" => text.split("\n\n").find_map(of_stanza),
+            "list" => text.lines().find_map(|line| of_line(line, fits)),
+            "sources" => text.split("\n\n").find_map(|stanza| of_stanza(stanza, fits)),
             _ => None,
         }
+        .map(|uri| uri.trim_end_matches('/').to_owned())
     })
 }
 
-fn of_line(line: &str) -> Option<String> {
+fn of_line(line: &str, fits: Fits) -> Option<String> {
     let line = line.split('#').next()?.trim().strip_prefix("deb")?;
     let line = line.strip_prefix(char::is_whitespace)?.trim_start();
     let line = match line.strip_prefix('[') {
@@ -79,11 +131,11 @@ fn of_line(line: &str) -> Option<String> {
     };
     let mut words = line.split_whitespace();
     let (uri, suite) = (words.next()?, words.next()?);
-    debian(uri, &[suite], &words.collect::<Vec<_>>())
+    (check(uri).is_ok() && fits(uri, &[suite], &words.collect::<Vec<_>>())).then(|| uri.to_owned())
 }
 
 /// A stanza of the deb822 form.
-fn of_stanza(text: &str) -> Option<String> {
+fn of_stanza(text: &str, fits: Fits) -> Option<String> {
     let field = |name: &str| -> Vec<&str> {
         let mut inside = false;
         let mut words = Vec::new();
@@ -101,13 +153,27 @@ fn of_stanza(text: &str) -> Option<String> {
         return None;
     }
     let (suites, components) = (field("Suites"), field("Components"));
-    field("URIs").into_iter().find_map(|uri| debian(uri, &suites, &components))
+    let uris = field("URIs");
+    uris.into_iter().find(|uri| check(uri).is_ok() && fits(uri, &suites, &components)).map(str::to_owned)
 }
 
-fn debian(uri: &str, suites: &[&str], components: &[&str]) -> Option<String> {
-    let ours = suites.iter().any(|suite| SUITES.contains(suite)) && components.contains(&"main");
-    let named = uri.trim_end_matches('/').ends_with("/debian");
-    (ours && named && check(uri).is_ok()).then(|| uri.to_owned())
+/// A third party's archive has suites of other names, or lies in another place.
+fn debian(uri: &str, suites: &[&str], components: &[&str]) -> bool {
+    suites.iter().any(|suite| suite::is_debian(suite))
+        && components.contains(&"main")
+        && uri.trim_end_matches('/').ends_with("/debian")
+}
+
+fn debian_security(uri: &str, suites: &[&str], components: &[&str]) -> bool {
+    let stem = |suite: &&str| {
+        suite
+            .strip_suffix("-security")
+            .or_else(|| suite.strip_suffix("/updates"))
+            .is_some_and(suite::is_debian)
+    };
+    suites.iter().any(stem)
+        && components.iter().any(|component| component.ends_with("main"))
+        && uri.contains("debian-security")
 }
 
 #[cfg(test)]
@@ -121,7 +187,7 @@ mod tests {
             "deb http://example.org/debian bookworm main",
             "deb [arch=amd64 signed-by=/k.gpg] http://example.org/debian bookworm main non-free # own",
         ] {
-            assert_eq!(of_line(line), url, "{line}");
+            assert_eq!(of_line(line, debian), url, "{line}");
         }
         for line in [
             "# deb http://example.org/debian bookworm main",
@@ -131,7 +197,7 @@ mod tests {
             "deb http://example.org/ubuntu noble main",
             "deb cdrom:[x]/debian bookworm main",
         ] {
-            assert_eq!(of_line(line), None, "{line}");
+            assert_eq!(of_line(line, debian), None, "{line}");
         }
     }
 
@@ -139,17 +205,49 @@ mod tests {
     fn stanzas_are_read() {
         let text = "Types: deb deb-src\n# note\nURIs: http://example.org/debian/\nSuites: sid\n experimental\n\
                     Components: main\nSigned-By: /k.gpg\n";
-        assert_eq!(of_stanza(text).as_deref(), Some("http://example.org/debian/"));
-        assert_eq!(of_stanza(&format!("{text}Enabled: no\n")), None);
-        assert_eq!(of_stanza(&text.replace("deb deb-src", "deb-src")), None);
+        assert_eq!(of_stanza(text, debian).as_deref(), Some("http://example.org/debian/"));
+        assert_eq!(of_stanza(&format!("{text}Enabled: no\n"), debian), None);
+        assert_eq!(of_stanza(&text.replace("deb deb-src", "deb-src"), debian), None);
     }
 
     #[test]
     fn addresses_are_checked() {
-        assert_eq!(choose(Some("http://example.org/debian/")).unwrap(), "http://example.org/debian");
-        assert!(choose(Some("file:///srv/mirror")).is_ok());
+        assert!(check("file:///srv/mirror").is_ok());
         for bad in ["", "example.org", "ftp://example.org", "http://", "http://a b", "http://a\ndeb x"] {
-            assert!(choose(Some(bad)).is_err(), "{bad}");
+            assert!(check(bad).is_err(), "{bad}");
         }
+    }
+
+    fn listed(suite: &str, mirrors: &[&str], updates: bool, snapshot: Option<&str>) -> String {
+        let mirrors: Vec<String> = mirrors.iter().map(|mirror| mirror.to_string()).collect();
+        let wish = Wish { suite, mirrors: &mirrors, updates, snapshot };
+        let show = |source: &Source| {
+            format!("{}{} {}", if source.optional { "?" } else { "" }, source.suite, source.mirrors.join(" "))
+        };
+        sources(&wish).unwrap().iter().map(show).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn corrections_lie_beside_the_suite() {
+        assert_eq!(
+            listed("bookworm", &["http://a/debian/", "http://b/x"], true, None),
+            "bookworm http://a/debian http://b/x, ?bookworm-updates http://a/debian http://b/x, \
+             ?bookworm-security http://a/debian-security http://b/x"
+        );
+        assert_eq!(listed("bookworm", &["http://a/debian"], false, None), "bookworm http://a/debian");
+        assert_eq!(listed("sid", &["http://a/debian"], true, None), "sid http://a/debian");
+        assert_eq!(
+            listed("buster", &[], true, Some("20240101T000000Z")),
+            "buster http://snapshot.debian.org/archive/debian/20240101T000000Z, \
+             ?buster-updates http://snapshot.debian.org/archive/debian/20240101T000000Z, \
+             ?buster/updates http://snapshot.debian.org/archive/debian-security/20240101T000000Z"
+        );
+    }
+
+    #[test]
+    fn the_hosts_own_security_mirror_is_found() {
+        let line = "deb http://example.org/debian-security bookworm-security main";
+        assert_eq!(of_line(line, debian_security).as_deref(), Some("http://example.org/debian-security"));
+        assert_eq!(of_line("deb http://example.org/debian bookworm main", debian_security), None);
     }
 }

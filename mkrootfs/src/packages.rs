@@ -14,6 +14,8 @@ pub struct Package<'a> {
     pub text: &'a str,
     pub essential: bool,
     pub required: bool,
+    /// Which of the suites it comes from.
+    pub suite: usize,
 }
 
 impl<'a> Package<'a> {
@@ -39,14 +41,14 @@ pub struct Term<'a> {
 }
 
 impl<'a> Index<'a> {
-    /// Adds the stanzas of one Packages file.
-    pub fn add(&mut self, text: &'a str) {
+    /// Adds the stanzas of one Packages file; of the same version in several suites the first counts.
+    pub fn add(&mut self, text: &'a str, suite: usize) {
         let bytes = text.as_bytes();
         let mut start = 0;
         while start < bytes.len() {
             let (stanza, end) = scan(text, start);
             if let Some((package, provides)) = stanza {
-                self.insert(package, provides);
+                self.insert(Package { suite, ..package }, provides);
             }
             start = end;
         }
@@ -136,9 +138,9 @@ fn scan(text: &str, start: usize) -> (Option<(Package<'_>, Option<&str>)>, usize
         at = end + 1;
     }
     let stanza = &text[start..at.min(bytes.len())];
-    let package = name
-        .zip(version)
-        .map(|(name, version)| (Package { name, version, text: stanza, essential, required }, provides));
+    let package = name.zip(version).map(|(name, version)| {
+        (Package { name, version, text: stanza, essential, required, suite: 0 }, provides)
+    });
     (package, at.saturating_add(1))
 }
 
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn the_highest_version_of_a_name_is_taken_and_the_last_stanza_needs_no_blank_line() {
         let mut index = Index::default();
-        index.add(TEXT);
+        index.add(TEXT, 0);
         assert_eq!(index.len(), 3);
         assert_eq!(index.get("a").unwrap().version, "1.1");
         assert_eq!(index.get("a").unwrap().field("tag"), Some("x,\n y"));

@@ -52,6 +52,13 @@ impl Progress {
     }
 }
 
+/// What the user must know whatever progress is shown.
+pub fn warn(text: &str) {
+    let clear = if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
+    // A closed stderr is no reason to stop.
+    let _ = std::io::stderr().write_all(format!("{clear}mkrootfs: warning: {text}\n").as_bytes());
+}
+
 /// "31.9 MB", in powers of ten as disks and networks are sold.
 pub fn size(bytes: u64) -> String {
     match bytes {

@@ -15,9 +15,8 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cli::Options;
 use crate::digest;
+use crate::suite::Facts;
 use crate::trouble::Kind;
-
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// How far a mirror's clock may be ahead of ours, in seconds.
 const AHEAD: i64 = 3600;
@@ -40,14 +39,27 @@ pub struct Signed {
     pub signature: Option<Vec<u8>>,
 }
 
+/// What a signature is checked with.
+pub struct Trust {
+    pub keyrings: Keyrings,
+    /// With digests given, this file must have one of them; others may be signed instead.
+    pub must_be_pinned: bool,
+}
+
+/// Keyring files, and the package that would bring the first.
+pub struct Keyrings {
+    files: Vec<PathBuf>,
+    package: &'static str,
+}
+
 /// The text of a suite's Release file, after all that the options ask for was checked.
-pub fn verified(signed: &Signed, options: &Options, scratch: &Path) -> Result<String> {
-    if let Some(pinned) = &options.release_sha256 {
-        let got = digest::sha256(&signed.text);
-        if got != *pinned {
-            bail!(Kind::Trust.error(format!("the mirror's Release file has SHA-256 {got}, not {pinned}")));
-        }
+pub fn verified(signed: &Signed, options: &Options, trust: &Trust, scratch: &Path) -> Result<String> {
+    if is_pinned(&signed.text, options) {
         return text_of(signed);
+    }
+    if trust.must_be_pinned && !options.release_sha256.is_empty() {
+        let (got, pinned) = (digest::sha256(&signed.text), options.release_sha256.join(" or "));
+        bail!(Kind::Trust.error(format!("the mirror's Release file has SHA-256 {got}, not {pinned}")));
     }
     if !options.check_gpg {
         return text_of(signed);
@@ -59,13 +71,52 @@ pub fn verified(signed: &Signed, options: &Options, scratch: &Path) -> Result<St
         None => take_apart(&signed.text)
             .map_err(|e| Kind::Trust.because("the InRelease file is not signed as it should be", e))?,
     };
-    let keyring = keyring(options)?;
+    let keyrings = trust.keyrings.open()?;
     let (text_file, signature_file) = (scratch.join("Release"), scratch.join("Release.gpg"));
     fs::write(&text_file, &message)
         .and_then(|()| fs::write(&signature_file, signature))
         .with_context(|| format!("cannot write '{}'", text_file.display()))?;
-    verify(&keyring, &signature_file, &text_file)?;
+    verify(&keyrings, &signature_file, &text_file, !options.check_valid_until)?;
     Ok(message)
+}
+
+/// Whether the user has named the file by its digest.
+pub fn is_pinned(text: &[u8], options: &Options) -> bool {
+    !options.release_sha256.is_empty() && options.release_sha256.contains(&digest::sha256(text))
+}
+
+/// What the user names, else what the suite's family has.
+pub fn keyrings(options: &Options, facts: &Facts) -> Keyrings {
+    let files = match &options.keyring {
+        Some(keyring) => vec![keyring.clone()],
+        None => facts.keyrings().iter().map(PathBuf::from).collect(),
+    };
+    Keyrings { files, package: facts.keyring_package() }
+}
+
+impl Keyrings {
+    /// Those that are there, by absolute paths; one is enough.
+    fn open(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut failure = None;
+        for keyring in &self.files {
+            match fs::File::open(keyring) {
+                Ok(_) => found.push(std::path::absolute(keyring).unwrap_or_else(|_| keyring.clone())),
+                Err(error) => failure = failure.or(Some((keyring, error))),
+            }
+        }
+        match failure {
+            Some((keyring, error)) if found.is_empty() => {
+                let hint = format!("apt-get install {}, or name another with --keyring FILE", self.package);
+                Err(Kind::Trust.hinted(
+                    format!("cannot open the keyring '{}'", keyring.display()),
+                    error,
+                    hint,
+                ))
+            }
+            _ => Ok(found),
+        }
+    }
 }
 
 fn text_of(signed: &Signed) -> Result<String> {
@@ -111,33 +162,27 @@ fn take_apart(bytes: &[u8]) -> Result<(String, Vec<u8>)> {
     Ok((lines.join("\n"), format!("-----BEGIN PGP SIGNATURE-----\n{signature}").into_bytes()))
 }
 
-fn keyring(options: &Options) -> Result<PathBuf> {
-    let keyring = options.keyring.clone().unwrap_or_else(|| KEYRING.into());
-    match fs::File::open(&keyring) {
-        Ok(_) => Ok(std::path::absolute(&keyring).unwrap_or(keyring)),
-        Err(error) => {
-            let hint = "apt-get install debian-archive-keyring, or name another with --keyring FILE";
-            Err(Kind::Trust.hinted(format!("cannot open the keyring '{}'", keyring.display()), error, hint))
-        }
-    }
-}
-
-fn verify(keyring: &Path, signature: &Path, message: &Path) -> Result<()> {
+fn verify(keyrings: &[PathBuf], signature: &Path, message: &Path, old_keys: bool) -> Result<()> {
     let mut gpgv = Command::new("gpgv");
-    gpgv.args(["--quiet", "--status-fd", "1", "--weak-digest", "SHA1", "--keyring"]);
-    match gpgv.arg(keyring).arg("--").args([signature, message]).stdin(Stdio::null()).output() {
+    gpgv.args(["--quiet", "--status-fd", "1", "--weak-digest", "SHA1"]);
+    for keyring in keyrings {
+        gpgv.arg("--keyring").arg(keyring);
+    }
+    match gpgv.arg("--").args([signature, message]).stdin(Stdio::null()).output() {
         Ok(output) => {
             let status = String::from_utf8_lossy(&output.stdout);
-            return judge(&status).map_err(|said| refused(keyring, &said, &output.stderr));
+            return judge(&status, old_keys).map_err(|said| refused(keyrings, &said, &output.stderr));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).context("cannot run 'gpgv'"),
     }
     let mut sqv = Command::new("sqv");
-    sqv.arg("--keyring").arg(keyring).args([signature, message]).stdin(Stdio::null());
-    match sqv.output() {
+    for keyring in keyrings {
+        sqv.arg("--keyring").arg(keyring);
+    }
+    match sqv.args([signature, message]).stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(refused(keyring, "sqv finds no valid signature", &output.stderr)),
+        Ok(output) => Err(refused(keyrings, "sqv finds no valid signature", &output.stderr)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let hint = "apt-get install gpgv; or pin the file with --release-sha256 HEX; or trust the mirror \
                         with --no-check-gpg";
@@ -151,8 +196,9 @@ fn verify(keyring: &Path, signature: &Path, message: &Path) -> Result<()> {
     }
 }
 
-/// Reads gpgv's status lines: one good signature is enough, one bad is too much.
-fn judge(status: &str) -> Result<(), String> {
+/// Reads gpgv's status lines: one good signature is enough, one bad is too much. An archive that is kept as it
+/// was is signed with keys that have expired since: with `old_keys` they count.
+fn judge(status: &str, old_keys: bool) -> Result<(), String> {
     let mut good = false;
     let mut why = Vec::new();
     for line in status.lines().filter_map(|line| line.strip_prefix("[GNUPG:] ")) {
@@ -161,6 +207,7 @@ fn judge(status: &str) -> Result<(), String> {
         match word {
             "BADSIG" => return Err(format!("the signature by key {key} is bad: the file was changed")),
             "GOODSIG" => good = true,
+            "EXPKEYSIG" if old_keys => good = true,
             "NO_PUBKEY" => why.push(format!("key {key} is not in the keyring")),
             "EXPKEYSIG" => why.push(format!("key {key} has expired")),
             "REVKEYSIG" => why.push(format!("key {key} was revoked")),
@@ -174,11 +221,19 @@ fn judge(status: &str) -> Result<(), String> {
     }
 }
 
-fn refused(keyring: &Path, said: &str, stderr: &[u8]) -> anyhow::Error {
-    let text = format!("cannot trust the Release file by keyring '{}'", keyring.display());
+fn refused(keyrings: &[PathBuf], said: &str, stderr: &[u8]) -> anyhow::Error {
+    let names: Vec<String> = keyrings.iter().map(|keyring| keyring.display().to_string()).collect();
+    let text = format!("cannot trust the Release file by keyring '{}'", names.join("' and '"));
     if said.contains("not in the keyring") {
         let hint = "a newer debian-archive-keyring may have the key; or name another with --keyring FILE";
         return Kind::Trust.hinted(text, said, hint);
+    }
+    if said.contains("has expired") {
+        return Kind::Trust.hinted(
+            text,
+            said,
+            "for an archive that is kept as it was: --no-check-valid-until",
+        );
     }
     match String::from_utf8_lossy(stderr).lines().last() {
         Some(line) if !said.contains("key ") => Kind::Trust.because(text, anyhow!("{said}: {line}")),
@@ -217,14 +272,16 @@ impl Release {
 
     /// It is the suite that was asked for, of its time, with what is wanted in it.
     pub fn check(&self, suite: &str, arch: &str, options: &Options) -> Result<()> {
-        if suite != self.field("Suite") && suite != self.field("Codename") {
+        // The security updates of buster and older call themselves by the suite's name alone.
+        let known = suite.strip_suffix("/updates").unwrap_or(suite);
+        if [suite, known].iter().all(|name| *name != self.field("Suite") && *name != self.field("Codename")) {
             let (name, code) = (self.field("Suite"), self.field("Codename"));
             bail!(
                 Kind::Trust.error(format!("asked for suite '{suite}', the mirror sent '{name}' ('{code}')"))
             );
         }
         // A file that was pinned by its digest is wanted as it is, however old.
-        self.check_date(now(), options.check_valid_until && options.release_sha256.is_none())?;
+        self.check_date(now(), options.check_valid_until && options.release_sha256.is_empty())?;
         let has = |field: &str, word: &str| {
             self.field(field).split_whitespace().any(|w| w.rsplit('/').next() == Some(word))
         };
@@ -346,12 +403,14 @@ mod tests {
     #[test]
     fn one_good_signature_is_enough_and_one_bad_too_much() {
         let good = "[GNUPG:] GOODSIG A x\n[GNUPG:] VALIDSIG A\n";
-        assert_eq!(judge(good), Ok(()));
-        assert_eq!(judge(&format!("[GNUPG:] NO_PUBKEY B\n{good}")), Ok(()));
-        assert!(judge(&format!("{good}[GNUPG:] BADSIG B x\n")).unwrap_err().contains("key B is bad"));
-        assert_eq!(judge("[GNUPG:] NO_PUBKEY B\n"), Err("key B is not in the keyring".into()));
-        assert_eq!(judge("[GNUPG:] EXPKEYSIG B x\n[GNUPG:] VALIDSIG B\n"), Err("key B has expired".into()));
-        assert_eq!(judge("gpgv: GOODSIG VALIDSIG\n"), Err("there is no valid signature".into()));
+        assert_eq!(judge(good, false), Ok(()));
+        assert_eq!(judge(&format!("[GNUPG:] NO_PUBKEY B\n{good}"), false), Ok(()));
+        assert!(judge(&format!("{good}[GNUPG:] BADSIG B x\n"), true).unwrap_err().contains("key B is bad"));
+        assert_eq!(judge("[GNUPG:] NO_PUBKEY B\n", true), Err("key B is not in the keyring".into()));
+        let old = "[GNUPG:] EXPKEYSIG B x\n[GNUPG:] VALIDSIG B\n";
+        assert_eq!(judge(old, false), Err("key B has expired".into()));
+        assert_eq!(judge(old, true), Ok(()));
+        assert_eq!(judge("gpgv: GOODSIG VALIDSIG\n", false), Err("there is no valid signature".into()));
     }
 
     #[test]

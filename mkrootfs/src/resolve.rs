@@ -237,7 +237,7 @@ mod tests {
         let text = lines.iter().map(stanza).collect::<Vec<_>>().join("\n");
         let text = text.replace("\n\n\n", "\n\n");
         let mut index = Index::default();
-        index.add(&text);
+        index.add(&text, 0);
         let include: Vec<String> = include.iter().map(|s| s.to_string()).collect();
         let found = select(&index, "bookworm", &include)?;
         Ok(found.packages.iter().map(|p| p.name).collect::<Vec<_>>().join(" "))

@@ -104,10 +104,10 @@ fn chmod_at(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> nix::Result<()> {
     nix::sys::stat::fchmodat(dir, name, mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
 }
 
-/// The directories and links that must be there before the first package (merged /usr).
-pub fn lay_out(tree: &Tree, arch: &str) -> Result<()> {
+/// The directories that must be there before the first package, and the links of a merged /usr.
+pub fn lay_out(tree: &Tree, arch: &str, merged: bool) -> Result<()> {
     mkdirat(tree.fd(), "usr", Mode::from_bits_truncate(0o755)).context("cannot make '/usr'")?;
-    for name in ["bin", "sbin", "lib"].iter().chain(library_dirs(arch)) {
+    for name in ["bin", "sbin", "lib"].iter().chain(library_dirs(arch)).filter(|_| merged) {
         tree.make_dir(&format!("usr/{name}"))?;
         tree.symlink(&format!("usr/{name}"), name)?;
     }

@@ -1,0 +1,208 @@
+//! base: finished roots kept in the cache, so that the second bootstrap of the same set is a copy.
+//!
+//! `base/KEY` is a whole tree; KEY is the digest of all that decides what is in it. `request/KEY` is a link to it
+//! by what was asked for and by the Release files: as long as these are the same, no index need be read. A tree
+//! is not hashed again when it is used, as a package is. So bases are kept only where nobody else can write, and
+//! a tree with secrets of its own (a host key) is not kept at all: two machines must not share one.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::cache::Cache;
+use crate::clone::Copy;
+use crate::digest;
+use crate::staging;
+use crate::tree::Tree;
+
+pub struct Bases {
+    dir: PathBuf,
+}
+
+/// A base that nobody removes while this is held.
+pub struct Base {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// A digest of lines, each of which says one thing that decides.
+pub fn key<'l>(lines: impl IntoIterator<Item = &'l str>) -> String {
+    let lines: Vec<&str> = lines.into_iter().collect();
+    digest::sha256(lines.join("\n").as_bytes())
+}
+
+impl Bases {
+    /// None where somebody else could exchange what lies there.
+    pub fn open(cache: &Cache) -> Result<Option<Bases>> {
+        let dir = cache.dir().to_owned();
+        for part in ["base", "request"] {
+            let path = dir.join(part);
+            fs::create_dir_all(&path).with_context(|| format!("cannot make '{}'", path.display()))?;
+        }
+        let real = fs::canonicalize(dir.join("base")).context("cannot find the cache")?;
+        Ok(real.ancestors().all(only_ours).then_some(Bases { dir }))
+    }
+
+    /// The base that an earlier run has made for this request.
+    pub fn asked_before(&self, request: &str) -> Option<Base> {
+        let link = fs::read_link(self.dir.join("request").join(request)).ok()?;
+        self.find(link.file_name()?.to_str()?)
+    }
+
+    pub fn find(&self, key: &str) -> Option<Base> {
+        let path = self.dir.join("base").join(key);
+        let dir = File::open(&path).ok()?;
+        let lock = Flock::lock(dir, FlockArg::LockShared).ok()?;
+        // It may have been removed before the lock was ours.
+        let (there, here) = (fs::symlink_metadata(&path).ok()?, lock.metadata().ok()?);
+        if there.ino() != here.ino() {
+            return None;
+        }
+        // For 'cache prune': when it was used last. Its own time belongs to the tree.
+        let _ = fs::write(self.mark(key), "");
+        Some(Base { path, _lock: lock })
+    }
+
+    fn mark(&self, key: &str) -> PathBuf {
+        self.dir.join("base").join(format!("{key}.used"))
+    }
+
+    /// Keeps a copy of a finished root, if it may be kept. What fails here costs the next run time only.
+    pub fn keep(&self, key: &str, root: &Path) -> Result<bool> {
+        if has_secrets(&Tree::open(root)?)? {
+            return Ok(false);
+        }
+        let (whole, partial) = (self.dir.join("base").join(key), self.dir.join("base").join(unique(key)));
+        DirBuilder::new().mode(0o755).create(&partial)?;
+        let lock = Flock::lock(File::open(&partial)?, FlockArg::LockShared).map_err(|(_, errno)| errno)?;
+        let made = Copy::open(root, &whole).and_then(|copy| copy.make(&partial));
+        let named = made.and_then(|()| match fs::rename(&partial, &whole) {
+            Err(error) if !whole.is_dir() => Err(error.into()),
+            // Another run has been faster: its base is as good.
+            Err(_) => staging::remove_tree(&partial),
+            Ok(()) => Ok(()),
+        });
+        drop(lock);
+        if named.is_err() {
+            let _ = staging::remove_tree(&partial);
+        }
+        let _ = fs::write(self.mark(key), "");
+        named.map(|()| true)
+    }
+
+    /// Remembers which base answers a request.
+    pub fn remember(&self, request: &str, key: &str) -> Result<()> {
+        let (link, aside) =
+            (self.dir.join("request").join(request), self.dir.join("request").join(unique(request)));
+        std::os::unix::fs::symlink(format!("../base/{key}"), &aside)?;
+        Ok(fs::rename(&aside, &link)?)
+    }
+}
+
+impl Base {
+    /// Makes `root` a copy of it.
+    pub fn copy_to(&self, root: &Path) -> Result<()> {
+        Copy::open(&self.path, root)?.make(root)?;
+        new_machine_id(&Tree::open(root)?)
+    }
+}
+
+/// A machine's identity is the one thing that a copy must not have.
+fn new_machine_id(tree: &Tree) -> Result<()> {
+    if tree.read("etc/machine-id").is_none_or(|id| id.trim_ascii().len() != 32) {
+        return Ok(());
+    }
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    // As systemd makes them: a random UUID (RFC 9562, version 4).
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    tree.write("etc/machine-id", format!("{}\n", digest::hex(&bytes)).as_bytes(), 0o444)
+}
+
+/// Owned by us or root, and nobody else may rename what lies in it.
+fn only_ours(dir: &Path) -> bool {
+    let us = nix::unistd::geteuid().as_raw();
+    let sticky = |mode: u32| mode & 0o1000 != 0;
+    fs::metadata(dir)
+        .is_ok_and(|data| [0, us].contains(&data.uid()) && (data.mode() & 0o022 == 0 || sticky(data.mode())))
+}
+
+/// Files in /etc that not everybody may read were made for this root alone, but for the ones of passwords, which
+/// are the same in all new roots.
+fn has_secrets(tree: &Tree) -> Result<bool> {
+    const COMMON: [&str; 6] = ["shadow", "shadow-", "gshadow", "gshadow-", ".pwd.lock", "passwd-"];
+    let mut todo = vec![PathBuf::from("etc")];
+    while let Some(dir) = todo.pop() {
+        let fd = match tree.dir(&dir) {
+            Err(Errno::ENOENT) => continue,
+            fd => fd?,
+        };
+        let mut list = nix::dir::Dir::from_fd(fd)?;
+        let entries: Vec<_> = list.iter().collect::<nix::Result<_>>()?;
+        for entry in entries {
+            let name = entry.file_name().to_str().unwrap_or("?");
+            if name == "." || name == ".." {
+                continue;
+            }
+            let data =
+                nix::sys::stat::fstatat(&list, entry.file_name(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            match data.st_mode & libc::S_IFMT {
+                libc::S_IFDIR => todo.push(dir.join(name)),
+                libc::S_IFREG if data.st_mode & 0o004 == 0 && data.st_size > 0 => {
+                    let common = dir == Path::new("etc") && COMMON.contains(&name);
+                    if !common && !shipped(tree, &dir.join(name)) {
+                        return Ok(true);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a package has brought this file: then it is the same everywhere.
+fn shipped(tree: &Tree, path: &Path) -> bool {
+    let line = format!("\n/{}\n", path.display());
+    let Ok(fd) = tree.dir(Path::new("var/lib/dpkg/info")) else { return false };
+    let Ok(mut list) = nix::dir::Dir::from_fd(fd) else { return false };
+    let names: Vec<_> = list.iter().flatten().map(|entry| entry.file_name().to_owned()).collect();
+    names.iter().filter_map(|name| name.to_str().ok()).filter(|name| name.ends_with(".list")).any(|name| {
+        let text = tree.read(&format!("var/lib/dpkg/info/{name}")).unwrap_or_default();
+        memchr::memmem::find(&text, line.as_bytes()).is_some()
+    })
+}
+
+/// A name that no other run uses: pids repeat, as each run has a pid namespace of its own.
+fn unique(stem: &str) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    format!("{stem}.partial-{}-{now}", std::process::id())
+}
+
+/// Whether a directory of the cache is one that a killed run has left: nobody holds it.
+pub fn is_free(path: &Path) -> io::Result<Option<Flock<File>>> {
+    match Flock::lock(File::open(path)?, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_differ_with_every_line() {
+        assert_eq!(key(["a", "b"]), key(["a", "b"]));
+        assert_ne!(key(["a", "b"]), key(["ab"]));
+        assert_ne!(key(["a", "b"]), key(["b", "a"]));
+    }
+}
