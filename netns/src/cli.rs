@@ -1,14 +1,15 @@
 //! cli: what the user typed, checked as far as that goes without looking at the machine.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use anyhow::Result;
 use lexopt::prelude::*;
 use unshare::fail::text;
 
 use crate::store::Target;
-use crate::words::{self, Statement, name, only, some, usage, word};
-use crate::{delete, link, switch};
+use crate::words::{self, Statement, name, only, some, switch_name, usage, word};
+use crate::{delete, link, switch, trace};
 
 pub const HELP: &str = "\
 Usage: netns COMMAND [ARGUMENT...]
@@ -37,6 +38,20 @@ Named network namespaces, and the links and switches between them.
       --if-unused           only when nothing is linked to it
   switch show [SWITCH]      switches, their addresses and ports
       --json                as JSON
+  trace HOST [PORT]         the routers on the way to a TCP port (80), and
+                            whether it is open
+      -4, -6                by IPv4, by IPv6
+      -f, --first TTL       begin at this hop (1)
+      -m, --max TTL         give up after this one (30)
+      -q, --queries NUMBER  probes a hop (3)
+      -w, --wait SECONDS    for an answer, at most (3)
+      -n, --numeric         no names of routers
+      -s, --source ADDRESS  send from this address
+      -p, --source-port PORT
+                            send from this port; one probe at a time
+      -i, --interface NAME  send by this interface
+      -N, --netns TARGET    in this namespace
+      --json                as JSON
 
 TARGET is a NAME, pid:NUMBER, or a path that contains a slash.
 
@@ -55,6 +70,7 @@ pub enum Command {
     Unlink(link::End),
     SwitchDelete(switch::Removal),
     SwitchShow { name: Option<String>, json: bool },
+    Trace(trace::Options),
 }
 
 impl From<Statement> for Command {
@@ -78,6 +94,7 @@ pub fn parse(mut parser: lexopt::Parser) -> (bool, Result<Command>) {
         "link" => words::link(&mut parser, help_or_version),
         "unlink" => unlink(&mut parser),
         "switch" => switch(&mut parser),
+        "trace" => trace(&mut parser),
         _ => Err(usage(format!("unknown command '{}'", word.to_string_lossy()))),
     };
     (false, command)
@@ -190,6 +207,63 @@ fn switch_show(parser: &mut lexopt::Parser) -> Result<Command> {
         }
     }
     Ok(Command::SwitchShow { name, json })
+}
+
+fn trace(parser: &mut lexopt::Parser) -> Result<Command> {
+    let mut options = trace::Options::default();
+    let mut words = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('4') => options.ipv6 = Some(false),
+            Short('6') => options.ipv6 = Some(true),
+            Short('f') | Long("first") => options.first = number(parser.value()?, 1, 255)?,
+            Short('m') | Long("max") => options.last = number(parser.value()?, 1, 255)?,
+            Short('q') | Long("queries") => options.queries = number(parser.value()?, 1, 20)?,
+            Short('w') | Long("wait") => options.wait = seconds(&text(parser.value()?)?)?,
+            Short('n') | Long("numeric") => options.numeric = true,
+            Short('s') | Long("source") => {
+                let address = text(parser.value()?)?;
+                let source = address.parse().map_err(|_| usage(format!("not an address: '{address}'")))?;
+                options.source = Some(source);
+            }
+            Short('p') | Long("source-port") => {
+                options.source_port = Some(number(parser.value()?, 1, 65535)?)
+            }
+            Short('i') | Long("interface") => options.interface = Some(switch_name(parser.value()?)?),
+            Short('N') | Long("netns") => {
+                options.inside = Some(word(Target::parse(&text(parser.value()?)?))?)
+            }
+            Long("json") => options.json = true,
+            Value(value) => words.push(value),
+            other => return help_or_version(other),
+        }
+    }
+    let mut words = words.into_iter();
+    options.host = text(words.next().ok_or_else(|| usage("no host given"))?)?;
+    if let Some(port) = words.next() {
+        options.port = number(port, 1, 65535)?;
+    }
+    match (words.next(), options.source) {
+        (Some(extra), _) => Err(lexopt::Error::UnexpectedArgument(extra).into()),
+        _ if options.first > options.last => Err(usage("the first hop is beyond the last one")),
+        (_, Some(source)) if options.ipv6.is_some_and(|ipv6| ipv6 != source.is_ipv6()) => {
+            Err(usage(format!("'{source}' is of the other family")))
+        }
+        _ => Ok(Command::Trace(options)),
+    }
+}
+
+fn number<T: TryFrom<u32>>(value: OsString, least: u32, most: u32) -> Result<T> {
+    let word = text(value)?;
+    let number = word.parse().ok().filter(|number| (least..=most).contains(number));
+    let wrong = || usage(format!("not {least} to {most}: '{word}'"));
+    T::try_from(number.ok_or_else(wrong)?).map_err(|_| wrong())
+}
+
+/// At least a millisecond, at most a minute; fractions as in "0.5".
+fn seconds(word: &str) -> Result<Duration> {
+    let number = word.parse::<f64>().ok().filter(|number| (0.001..=60.0).contains(number));
+    number.map(Duration::from_secs_f64).ok_or_else(|| usage(format!("not 0.001 to 60 seconds: '{word}'")))
 }
 
 #[cfg(test)]

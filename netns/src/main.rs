@@ -14,12 +14,13 @@ mod signals;
 mod store;
 mod switch;
 mod sys;
+mod trace;
 mod words;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use unshare::fail::{Statuses, end, print};
+use unshare::fail::{Statuses, print, report};
 
 use crate::cli::Command;
 use crate::words::Statement;
@@ -32,11 +33,15 @@ fn main() -> ExitCode {
     } else {
         Statuses { usage: 2, failure: 1 }
     };
-    end("netns", &statuses, command.and_then(run))
+    match command.and_then(run) {
+        Ok(status) => status,
+        Err(error) => report("netns", &error, &statuses).into(),
+    }
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Trace(options) => return trace::trace(&options).map(ExitCode::from),
         Command::Help => print(cli::HELP),
         Command::Version => print(concat!("netns (slipway) ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Make(Statement::Add(names)) => store::add(&names),
@@ -49,4 +54,5 @@ fn run(command: Command) -> Result<()> {
         Command::SwitchDelete(removal) => switch::delete(&removal),
         Command::SwitchShow { name, json } => switch::show(name.as_deref(), json),
     }
+    .map(|()| ExitCode::SUCCESS)
 }

@@ -1,13 +1,15 @@
 //! sys: the calls that need `unsafe`, each use argued. This tool has one thread.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::mem;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::Result;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, socket};
 
 /// setsockopt(2): switches an option of a netlink socket on.
 pub fn netlink_option(fd: BorrowedFd<'_>, option: libc::c_int) -> Result<()> {
@@ -90,4 +92,27 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
     // SAFETY: the kernel writes at most the N bytes of the array.
     let got = unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), N, 0) };
     Errno::result(got).map(|_| bytes)
+}
+
+/// getnameinfo(3): the host name of an address; None where there is none.
+pub fn name_of(address: IpAddr) -> Option<String> {
+    let address = SockaddrStorage::from(SocketAddr::new(address, 0));
+    let mut name = [0u8; 1025]; // NI_MAXHOST of glibc, the larger one
+    // SAFETY: the address is a whole sockaddr of the length given; the library writes no more than the length of
+    // `name`, with a zero at the end; null and 0 stand for a service name that is not wanted.
+    let failed = unsafe {
+        libc::getnameinfo(
+            address.as_ptr(),
+            address.len(),
+            name.as_mut_ptr().cast(),
+            name.len() as libc::socklen_t,
+            std::ptr::null_mut(),
+            0,
+            libc::NI_NAMEREQD,
+        )
+    };
+    if failed != 0 {
+        return None;
+    }
+    CStr::from_bytes_until_nul(&name).ok()?.to_str().ok().map(str::to_owned)
 }
