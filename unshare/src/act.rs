@@ -1,117 +1,209 @@
 //! act: do the steps, one call each, and become the program.
 //!
-//! Who does what, when there is a child (the protocol between the two is this list):
+//! Who does what, when there is a child (the protocol between the two is this list; outside.rs has that with
+//! a third process, which stays in the caller's namespaces):
 //!
 //!   parent                                   child
-//!   close descriptors, read fstab, open the
-//!     pid file, unshare, steps `before`
+//!   close descriptors, read fstab, look up
+//!     ids, open the pid file
+//!   unshare, map ids, steps `before`
 //!   hold signals, fork --------------------> die with the parent (kill_child)
 //!                                            the world: mounts and root; steps `after`
-//!   write the pid file <-------------------- all is ready (only when there is a pid file)
+//!   keep namespaces in files, write the
+//!     pid file <---------------------------- all is ready (only when there are such files)
 //!   let it go -----------------------------> init or the program
 //!   wait, pass signals down
 //!   end as the child
 
-use std::fs;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{ForkResult, Gid, Uid, getegid, geteuid, setgid, setgroups, setsid, setuid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, setgid, setgroups, setsid, setuid};
 use unshare::child::{DeathTie, Held, Wait, close_inherited, end_as};
+use unshare::exec::{self, Environment};
+use unshare::fstab::{self, Line};
 use unshare::seccomp::Filter;
-use unshare::{caps, exec, fail, fstab, sys};
+use unshare::{caps, sys};
 
-use crate::cli::Setgroups;
-use crate::pidfile::{Gate, PidFile};
+use crate::gate::{Gate, Keeper, Waiting};
+use crate::outside::{Outside, Tasks, Writes, write_one};
+use crate::pidfile::PidFile;
 use crate::plan::{Fork, Plan, Step};
-use crate::{init, mounts};
+use crate::{hints, init, lookup, mounts};
+
+/// What is opened and looked up before anything changes: a mistake ends here.
+struct Found {
+    table: Vec<Line>,
+    pid_file: Option<PidFile>,
+    own_writes: Writes,
+    tasks: Tasks,
+    environment: Option<Environment>,
+    filter: Option<Filter>,
+}
 
 pub fn run(plan: Plan) -> Result<()> {
-    if plan.close_fds {
-        close_inherited(&plan.keep_fds);
+    let mut found = find(&plan)?;
+    warn(&plan);
+    for step in &plan.early {
+        act(step, None)?;
     }
-    let filter = plan.seccomp.as_ref().map(|(profile, keep)| profile.filter(*keep)).transpose()?.flatten();
-    let table = plan.fstab.as_deref().map(fstab::read).transpose()?.unwrap_or_default();
-    let pid_file = plan.fork.as_ref().and_then(|fork| fork.pid_file.as_deref());
-    let pid_file = pid_file.map(PidFile::open).transpose()?;
-    let ids = (geteuid(), getegid());
-    if !plan.kinds.is_empty() {
-        nix::sched::unshare(plan.kinds)
-            .context("unshare failed")
-            .map_err(|e| hint_on_unshare(e, plan.kinds))?;
-    }
+    let (mut outside, into) = leave(&plan, &mut found)?;
     for step in &plan.before {
-        act(step, ids, None)?;
+        act(step, None)?;
     }
-    let gate = match &plan.fork {
-        Some(fork) => become_child(fork, plan.init, pid_file)?,
-        None => None,
-    };
+    let mut gate = None;
+    if let Some(fork) = &plan.fork {
+        gate = become_child(fork, plan.init, into, found.pid_file.take(), outside.take())?;
+    }
     if let Some(world) = &plan.world {
-        mounts::make(world, &table)?;
+        mounts::make(world, &found.table)?;
     }
     for step in &plan.after {
-        act(step, ids, filter.as_ref())?;
+        act(step, found.filter.as_ref())?;
     }
     if let Some(gate) = gate {
         gate.pass();
     }
-    if plan.init { init::run(&plan.argv, &plan.keep_fds) } else { Err(exec::exec(&plan.argv)) }
+    if let Some(outside) = outside {
+        outside.bind().unwrap_or_else(|status| std::process::exit(status));
+    }
+    if plan.init {
+        return init::run(&plan.argv, found.environment, &plan.keep_fds);
+    }
+    Err(exec::exec_in(&plan.argv, found.environment))
 }
 
-fn act(step: &Step, ids: (Uid, Gid), filter: Option<&Filter>) -> Result<()> {
+fn find(plan: &Plan) -> Result<Found> {
+    if plan.close_fds {
+        close_inherited(&plan.keep_fds);
+    }
+    let table = plan.fstab.as_deref().map(fstab::read).transpose()?.unwrap_or_default();
+    let filter = plan.seccomp.as_ref().map(|(profile, keep)| profile.filter(*keep)).transpose()?.flatten();
+    let (own_writes, mut tasks) = lookup::resolve(&plan.ids)?;
+    tasks.binds = plan.files.clone();
+    let pid_file = plan.fork.as_ref().and_then(|fork| fork.pid_file.as_deref());
+    let kept = |names: &Vec<OsString>| -> Environment {
+        names.iter().filter_map(|name| Some((name.clone(), std::env::var_os(name)?))).collect()
+    };
+    Ok(Found {
+        table,
+        pid_file: pid_file.map(PidFile::open).transpose()?,
+        own_writes,
+        tasks,
+        environment: plan.environment.as_ref().map(kept),
+        filter,
+    })
+}
+
+/// To who sits at a terminal only: a script may want exactly this.
+fn warn(plan: &Plan) {
+    if plan.kinds.contains(CloneFlags::CLONE_NEWPID) && plan.fork.is_none() {
+        let text = hints::pid_without_fork(plan.argv.first().map(OsString::as_os_str));
+        if let Some(text) = text.filter(|_| std::io::stderr().is_terminal()) {
+            eprintln!("unshare: {text}");
+        }
+    }
+}
+
+/// Leaves the namespaces and maps the ids. Gives back the process outside, when it is still needed, and the
+/// namespaces that the child must be born into, as this kernel knows no other way.
+fn leave(plan: &Plan, found: &mut Found) -> Result<(Option<Outside>, CloneFlags)> {
+    sys::default_action(libc::SIGCHLD).context("cannot reset SIGCHLD")?;
+    let tasks = std::mem::take(&mut found.tasks);
+    let (maps, binds) = (tasks.maps(), !tasks.binds.is_empty());
+    let mut outside = if maps || binds { Some(Outside::start(tasks)?) } else { None };
+    if let Some((uid, gid)) = plan.ids.owner {
+        setgroups(&[]).context("setgroups failed")?;
+        setgid(Gid::from_raw(gid)).context("setgid() failed")?;
+        setuid(Uid::from_raw(uid)).context("setuid() failed")?;
+    }
+    let into = unshare(plan.kinds, plan.fork.is_some())?;
+    for (file, text) in &found.own_writes {
+        write_one(Path::new("/proc/self"), file, text).map_err(hints::on_map)?;
+    }
+    if let Some(outside) = outside.as_mut().filter(|_| maps) {
+        outside.write_maps();
+    }
+    if binds {
+        return Ok((outside, into));
+    }
+    if let Some(outside) = outside {
+        outside.dismiss();
+    }
+    Ok((None, into))
+}
+
+/// unshare(2). Before Linux 3.8 it knows no pid namespaces; a child can be born into one by clone(2).
+fn unshare(kinds: CloneFlags, fork: bool) -> Result<CloneFlags> {
+    if kinds.is_empty() {
+        return Ok(kinds);
+    }
+    let pid = kinds & CloneFlags::CLONE_NEWPID;
+    let done = match nix::sched::unshare(kinds) {
+        Err(Errno::EINVAL) if fork && !pid.is_empty() => {
+            nix::sched::unshare(kinds - pid).map(|()| pid).map_err(|_| Errno::EINVAL)
+        }
+        done => done.map(|()| CloneFlags::empty()),
+    };
+    done.context("unshare failed").map_err(|e| hints::on_unshare(e, kinds))
+}
+
+fn act(step: &Step, filter: Option<&Filter>) -> Result<()> {
     let done = match step {
-        Step::MapRoot => map_root(ids),
-        Step::Setgroups(Setgroups::Allow) => fs::write("/proc/self/setgroups", "allow").map_err(Error::new),
-        Step::Setgroups(Setgroups::Deny) => fs::write("/proc/self/setgroups", "deny").map_err(Error::new),
+        Step::Nice(value) => sys::set_nice(*value).map_err(Error::new),
+        Step::Raise(limit) => limit.raise().map_err(Error::new),
+        Step::Limit(limit) => limit.set().map_err(Error::new),
         Step::Hostname(name) => nix::unistd::sethostname(name).map_err(Error::new),
+        Step::Loopback => sys::loopback_up().map_err(Error::new),
         Step::Chdir(dir) => nix::unistd::chdir(dir).map_err(Error::new),
         Step::NewSession => match setsid() {
             // Already the leader of a group, as a job of an interactive shell is; a child of ours never is.
-            Err(Errno::EPERM) => Err(anyhow!("EPERM: this process leads a process group; add --fork")),
+            Err(Errno::EPERM) => Err(anyhow!("this process leads a process group; add --fork")),
             done => done.map(drop).map_err(Error::new),
         },
         Step::NewKeyring => match sys::new_session_keyring() {
             Err(Errno::ENOSYS) => Ok(()), // a kernel without keyrings has none to share
             done => done.map_err(Error::new),
         },
-        Step::Setgid(id) => setgroups(&[]).map_err(Error::new).and_then(|()| Ok(setgid(Gid::from_raw(*id))?)),
+        Step::Setgroups => setgroups(&[]).map_err(Error::new),
+        Step::Setgid(id) => setgid(Gid::from_raw(*id)).map_err(Error::new),
         Step::Setuid(id) => setuid(Uid::from_raw(*id)).map_err(Error::new),
+        Step::SetuidKeepingCaps(id) => caps::setuid_keeping(Uid::from_raw(*id)),
         Step::NoNewPrivs => sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop).map_err(Error::new),
-        Step::Bounding(keep) => caps::drop_bounding(*keep),
         Step::Seccomp => filter.map_or(Ok(()), Filter::load),
+        Step::Bounding(keep) => caps::drop_bounding(*keep),
         Step::Caps(keep) => caps::limit(*keep),
+        Step::Ambient => caps::make_ambient(),
     };
-    done.with_context(|| format!("cannot {step}"))
-}
-
-/// The one-line maps that user_namespaces(7) allows to everybody: own ids only, setgroups given up first.
-fn map_root((uid, gid): (Uid, Gid)) -> Result<()> {
-    for (file, text) in
-        [("uid_map", format!("0 {uid} 1")), ("setgroups", "deny".into()), ("gid_map", format!("0 {gid} 1"))]
-    {
-        match fs::write(format!("/proc/self/{file}"), text) {
-            Err(e) if file == "setgroups" && e.kind() == std::io::ErrorKind::NotFound => {} // before 3.19
-            done => done.with_context(|| format!("write failed /proc/self/{file}"))?,
-        }
-    }
-    Ok(())
+    let done = done.with_context(|| step.to_string());
+    if *step == Step::Setgroups { done.map_err(hints::on_setgroups) } else { done }
 }
 
 /// Forks; comes back in the child, with the gate at which it must wait. The parent stays in here.
-fn become_child(fork: &Fork, init: bool, pid_file: Option<PidFile>) -> Result<Option<Gate>> {
-    let mut terminations = SigSet::empty();
-    terminations.add(Signal::SIGINT);
-    terminations.add(Signal::SIGTERM);
-    let held = Held::block(&terminations, fork.forward)?;
+fn become_child(
+    fork: &Fork,
+    init: bool,
+    into: CloneFlags,
+    pid_file: Option<PidFile>,
+    outside: Option<Outside>,
+) -> Result<Option<Waiting>> {
+    let gate = if pid_file.is_some() || outside.is_some() { Some(Gate::new()?) } else { None };
+    let held = match &fork.forward {
+        Some(signals) => Held::block(signals, true)?,
+        None => Held::block(&sys::sigset(&[libc::SIGINT, libc::SIGTERM]), false)?,
+    };
     // Process 1 must have all signals blocked from its first moment: the kernel drops what it does not handle.
     let all = init.then(|| Held::block(&SigSet::all(), false)).transpose()?;
     let tie = fork.kill_child.map(DeathTie::before_fork);
-    let forked = sys::fork();
-    match forked.map_err(Error::new).context("fork failed").map_err(hint_on_fork)? {
+    let forked = if into.is_empty() { sys::fork() } else { sys::fork_into(into) };
+    match forked.context("fork failed").map_err(hints::on_fork)? {
         ForkResult::Child => {
+            drop(outside);
             if init {
                 init::forget_command_line();
             } else {
@@ -120,44 +212,47 @@ fn become_child(fork: &Fork, init: bool, pid_file: Option<PidFile>) -> Result<Op
             if let Some(tie) = tie {
                 tie.bind()?;
             }
-            Ok(pid_file.map(PidFile::into_gate))
+            Ok(gate.map(Gate::child))
         }
         ForkResult::Parent { child } => {
             if let Some(all) = all {
                 all.restore()?;
             }
-            let forward = if fork.forward { terminations } else { SigSet::empty() };
-            if let Some(file) = pid_file {
-                file.write_when_ready(child).inspect_err(|_| {
-                    let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
-                })?;
+            if let Some(gate) = gate {
+                keep_files(gate.parent(), child, pid_file, outside)?;
             }
+            let forward = fork.forward.unwrap_or_else(SigSet::empty);
             end_as(Wait { forward, follow_stops: false }.wait_for(child)?)
         }
     }
 }
 
-fn hint_on_unshare(error: Error, kinds: CloneFlags) -> Error {
-    match error.downcast_ref::<Errno>() {
-        Some(Errno::EPERM) if !kinds.contains(CloneFlags::CLONE_NEWUSER) && !geteuid().is_root() => {
-            fail::hint(error, "run it as root, or add --map-root-user (-r)")
+/// When the child is ready: what must be in files before the program begins.
+fn keep_files(
+    mut gate: Keeper,
+    child: Pid,
+    pid_file: Option<PidFile>,
+    outside: Option<Outside>,
+) -> Result<()> {
+    if !gate.ready() {
+        // How it ended is told by waiting for it.
+        if let Some(file) = pid_file {
+            file.remove();
         }
-        Some(Errno::EPERM) if kinds.contains(CloneFlags::CLONE_NEWUSER) => fail::hint(
-            error,
-            "user namespaces may be switched off: see sysctl kernel.unprivileged_userns_clone, \
-                 and user_namespaces(7) for a chroot",
-        ),
-        Some(Errno::ENOSPC) => fail::hint(error, "a limit is reached: see sysctl -a | grep '^user.max_'"),
-        Some(Errno::EINVAL) => {
-            fail::hint(error, "this kernel lacks one of the namespaces: see ls /proc/self/ns")
-        }
-        _ => error,
+        return Ok(());
     }
-}
-
-fn hint_on_fork(error: Error) -> Error {
-    match error.downcast_ref::<Errno>() {
-        Some(Errno::ENOMEM) => fail::hint(error, "the pid namespace has lost its process 1"),
-        _ => error,
+    let end_child = || {
+        let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
+    };
+    if let Some(outside) = outside {
+        outside.bind().unwrap_or_else(|status| {
+            end_child();
+            std::process::exit(status)
+        });
     }
+    if let Some(file) = pid_file {
+        file.write(child).inspect_err(|_| end_child())?;
+    }
+    gate.open();
+    Ok(())
 }

@@ -98,6 +98,32 @@ pub fn limit(keep: Caps) -> Result<()> {
     sys::capset(&data).context("cannot set the capabilities")
 }
 
+/// Makes what is permitted now inheritable and ambient: a program without file capabilities has it too.
+pub fn make_ambient() -> Result<()> {
+    let mut data = sys::capget().context("cannot read the capabilities")?;
+    for record in &mut data {
+        record.inheritable = record.permitted;
+    }
+    sys::capset(&data).context("cannot set the capabilities")?;
+    let permitted = Caps(u64::from(data[0].permitted) | (u64::from(data[1].permitted) << 32));
+    for number in (0..64).filter(|number| permitted.has(*number)) {
+        sys::prctl2(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong,
+            number as libc::c_ulong,
+        )
+        .with_context(|| format!("cannot make '{}' ambient", name_of(number)))?;
+    }
+    Ok(())
+}
+
+/// Sets the user id without losing the capabilities; limit() and make_ambient() come next.
+pub fn setuid_keeping(uid: nix::unistd::Uid) -> Result<()> {
+    sys::prctl(libc::PR_SET_KEEPCAPS, 1).context("cannot keep the capabilities")?;
+    nix::unistd::setuid(uid)?;
+    sys::prctl(libc::PR_SET_KEEPCAPS, 0).map(drop).context("cannot keep the capabilities")
+}
+
 /// The last capability that this kernel knows; without /proc, the last whose bounding bit can be read.
 fn last_known() -> usize {
     let told = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|n| n.trim().parse().ok());

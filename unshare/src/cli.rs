@@ -1,74 +1,22 @@
 //! cli: the words of the command line as plain data; nothing here looks at the world.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow};
-use lexopt::prelude::*;
+use anyhow::{Context, Result, anyhow, bail};
 use nix::mount::MsFlags;
-use nix::sched::CloneFlags;
+use nix::sys::signal::SigSet;
 use unshare::caps::Caps;
-use unshare::fail::{Usage, text};
+use unshare::fail::text;
+use unshare::ns::{self, Kind};
+use unshare::options::{Arg::*, Parser, unexpected};
 use unshare::seccomp::Profile;
-use unshare::{ns, signals};
+use unshare::signals;
 
-pub const HELP: &str = "\
-Usage: unshare [options] [PROGRAM [ARGUMENT...]]
-
-Run PROGRAM (default: the login shell) in new namespaces.
-
-Namespaces:
-  -m, --mount                mount namespace
-  -u, --uts                  UTS namespace (host name)
-  -i, --ipc                  System V IPC and POSIX message queues
-  -n, --net                  network namespace
-  -p, --pid                  pid namespace, for children: see --fork
-  -U, --user                 user namespace
-  -C, --cgroup               cgroup namespace
-  -T, --time                 time namespace
-  -r, --map-root-user        be root in the new user namespace (implies -U)
-      --setgroups allow|deny control setgroups(2) in the user namespace
-
-The process:
-  -f, --fork                 run PROGRAM as a child and wait for it
-      --kill-child[=SIGNAL]  kill the child when unshare dies (default KILL)
-      --forward-signals      pass TERM and INT on to the child (implies -f)
-      --init                 be process 1 before PROGRAM: reap, pass signals
-                             on, end as it ends (implies -f and -p)
-      --pid-file FILE        write the child's pid to FILE (implies -f)
-      --new-session          make PROGRAM the leader of a session (setsid)
-      --new-keyring          give PROGRAM a session keyring of its own
-      --close-fds            close all inherited descriptors above 2
-      --keep-fd N            but not N; may be repeated
-      --caps LIST            keep these capabilities alone: names with commas,
-                             'all', 'none' or 'default'
-      --no-new-privs         nothing that runs here gains privileges by exec
-      --seccomp default|FILE refuse system calls: what no service needs, or by a
-                             compiled filter; 'none' takes it out of --jail
-  -S, --setuid UID           set the user id
-  -G, --setgid GID           set the group id, drop supplementary groups
-
-The world:
-      --hostname NAME        set the host name (implies -u)
-      --propagation MODE     private (default), shared, slave or unchanged
-  -R, --root DIR             change the root directory with chroot(2)
-      --pivot-root DIR       make DIR the root, detach the old (implies -m)
-  -w, --wd DIR               change the working directory, inside the root
-      --mount-proc[=DIR]     mount a new proc (default /proc; implies -m)
-      --mount-sys            mount sysfs read-only on /sys (implies -m)
-      --mount-dev            mount a private /dev (implies -m)
-      --fstab FILE           mount what FILE says, inside the root
-                             (implies -m)
-      --mask-paths           hide or write-protect the kernel's knobs in /proc
-                             and /sys (implies -m)
-      --jail                 -m -u -i -p -C -f --kill-child --forward-signals
-                             --init --new-keyring --close-fds --caps default
-                             --seccomp default --mount-proc --mount-sys
-                             --mount-dev --mask-paths
-
-  -h, --help                 print this help
-  -V, --version              print the version
-";
+use crate::help::NAMES;
+use crate::ids::{self, Block, Single};
+use crate::limits::Limit;
 
 pub enum Request {
     Help,
@@ -76,71 +24,58 @@ pub enum Request {
     Run(Box<Options>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Options {
-    pub kinds: CloneFlags,
-    pub map_root: bool,
+    /// The namespaces that are named; with a file: to be kept there.
+    pub kinds: Vec<(&'static Kind, Option<PathBuf>)>,
+
+    pub map_user: Option<Single>,
+    pub map_group: Option<Single>,
+    pub map_users: Vec<Block>,
+    pub map_groups: Vec<Block>,
+    pub owner: Option<(u32, u32)>,
     pub setgroups: Option<Setgroups>,
+    pub keep_caps: bool,
+
     pub fork: bool,
     pub kill_child: Option<i32>,
-    pub forward_signals: bool,
+    pub forward_signals: Option<SigSet>,
     pub init: bool,
     pub pid_file: Option<PathBuf>,
     pub new_session: bool,
     pub new_keyring: bool,
     pub close_fds: bool,
     pub keep_fds: Vec<i32>,
+    pub rlimits: Vec<Limit>,
+    pub nice: Option<i32>,
     pub caps: Option<Caps>,
     pub no_new_privs: bool,
     pub seccomp: Option<Profile>,
     pub setuid: Option<u32>,
     pub setgid: Option<u32>,
+    /// Names of variables; None: all that there are.
+    pub environment: Option<Vec<OsString>>,
+
     pub hostname: Option<OsString>,
+    pub loopback: bool,
+    pub monotonic: Option<i64>,
+    pub boottime: Option<i64>,
     pub propagation: Propagation,
     pub root: Option<PathBuf>,
     pub pivot_root: Option<PathBuf>,
     pub wd: Option<PathBuf>,
     pub mount_proc: Option<PathBuf>,
+    /// Some(None): in /proc/sys/fs.
+    pub mount_binfmt: Option<Option<PathBuf>>,
+    pub load_interp: Option<OsString>,
     pub mount_sys: bool,
     pub mount_dev: bool,
     pub fstab: Option<PathBuf>,
     pub mask_paths: bool,
-    pub argv: Vec<OsString>,
-}
+    /// Stands for more than its parts: what was named beside it is stronger.
+    pub jail: bool,
 
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            kinds: CloneFlags::empty(),
-            map_root: false,
-            setgroups: None,
-            fork: false,
-            kill_child: None,
-            forward_signals: false,
-            init: false,
-            pid_file: None,
-            new_session: false,
-            new_keyring: false,
-            close_fds: false,
-            keep_fds: Vec::new(),
-            caps: None,
-            no_new_privs: false,
-            seccomp: None,
-            setuid: None,
-            setgid: None,
-            hostname: None,
-            propagation: Propagation::Default,
-            root: None,
-            pivot_root: None,
-            wd: None,
-            mount_proc: None,
-            mount_sys: false,
-            mount_dev: false,
-            fstab: None,
-            mask_paths: false,
-            argv: Vec::new(),
-        }
-    }
+    pub argv: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,95 +84,164 @@ pub enum Setgroups {
     Deny,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Propagation {
+    #[default]
     Default,
     Set(MsFlags),
     Unchanged,
 }
 
-pub fn parse(mut parser: lexopt::Parser) -> Result<Request> {
-    parser.set_short_equals(false);
+pub fn parse(words: lexopt::Parser) -> Result<Request> {
+    let mut parser = Parser::new(words, &NAMES);
     let mut o = Options::default();
     while let Some(arg) = parser.next()? {
         match arg {
             Short('h') | Long("help") => return Ok(Request::Help),
             Short('V') | Long("version") => return Ok(Request::Version),
-            Short('r') | Long("map-root-user") => o.map_root = true,
-            Long("setgroups") => o.setgroups = Some(setgroups(&text(parser.value()?)?)?),
-            Short('f') | Long("fork") => o.fork = true,
-            Long("kill-child") => o.kill_child = Some(signals::or_kill(parser.optional_value())?),
-            Long("forward-signals") => o.forward_signals = true,
-            Long("init") => o.init = true,
-            Long("pid-file") => o.pid_file = Some(parser.value()?.into()),
-            Long("new-session") => o.new_session = true,
-            Long("new-keyring") => o.new_keyring = true,
-            Long("close-fds") => o.close_fds = true,
-            Long("keep-fd") => o.keep_fds.push(number("descriptor", parser.value()?)? as i32),
-            Long("caps") => o.caps = Some(Caps::parse(&text(parser.value()?)?)?),
-            Long("no-new-privs") => o.no_new_privs = true,
-            Long("seccomp") => o.seccomp = Some(Profile::parse(parser.value()?)),
-            Short('S') | Long("setuid") => o.setuid = Some(number("user id", parser.value()?)?),
-            Short('G') | Long("setgid") => o.setgid = Some(number("group id", parser.value()?)?),
-            Long("hostname") => o.hostname = Some(parser.value()?),
-            Long("propagation") => o.propagation = propagation(&text(parser.value()?)?)?,
-            Short('R') | Long("root") => o.root = Some(parser.value()?.into()),
-            Long("pivot-root") => o.pivot_root = Some(parser.value()?.into()),
-            Short('w') | Long("wd") => o.wd = Some(parser.value()?.into()),
-            Long("mount-proc") => {
-                o.mount_proc = Some(parser.optional_value().unwrap_or("/proc".into()).into())
-            }
-            Long("mount-sys") => o.mount_sys = true,
-            Long("mount-dev") => o.mount_dev = true,
-            Long("fstab") => o.fstab = Some(parser.value()?.into()),
-            Long("mask-paths") => o.mask_paths = true,
-            Long("jail") => jail(&mut o)?,
-            Short(letter) if ns::by_letter(letter).is_some() => {
-                o.kinds |= ns::by_letter(letter).expect("the guard has found it").flag;
-            }
-            Long(word) if ns::by_word(word).is_some() => {
-                o.kinds |= ns::by_word(word).expect("the guard has found it").flag;
-            }
             // The first word that is no option is the program, and what follows is its own.
             Value(program) => {
                 o.argv.push(program);
-                o.argv.extend(parser.raw_args()?);
+                o.argv.extend(parser.rest()?);
             }
-            other => return Err(other.unexpected().into()),
+            Short(letter) if ns::by_letter(letter).is_some() => {
+                o.kinds.push((ns::by_letter(letter).expect("the guard has found it"), None));
+            }
+            Long(word) if ns::by_word(word).is_some() => {
+                let kind = ns::by_word(word).expect("the guard has found it");
+                o.kinds.push((kind, parser.optional_value().map(PathBuf::from)));
+            }
+            other => {
+                let taken = ids(&mut o, &other, &mut parser)?
+                    || process(&mut o, &other, &mut parser)?
+                    || world(&mut o, &other, &mut parser)?;
+                if !taken {
+                    return Err(unexpected(other));
+                }
+            }
         }
     }
     Ok(Request::Run(Box::new(o)))
 }
 
-/// The default level of a ship; what else is given adds to it or, like --caps, replaces a part.
-fn jail(o: &mut Options) -> Result<()> {
-    o.kinds |= CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWCGROUP;
-    o.kill_child.get_or_insert(libc::SIGKILL);
-    if o.caps.is_none() {
-        o.caps = Some(Caps::parse("default")?);
+/// What maps ids. False: none of these.
+fn ids(o: &mut Options, arg: &lexopt::Arg<'_>, parser: &mut Parser) -> Result<bool> {
+    match arg {
+        Short('r') | Long("map-root-user") => {
+            (o.map_user, o.map_group) = (Some(Single::Number(0)), Some(Single::Number(0)));
+        }
+        Short('c') | Long("map-current-user") => {
+            (o.map_user, o.map_group) = (Some(Single::Current), Some(Single::Current));
+        }
+        Long("map-user") => o.map_user = Some(ids::parse_single("uid", &text(parser.value()?)?)?),
+        Long("map-group") => o.map_group = Some(ids::parse_single("gid", &text(parser.value()?)?)?),
+        Long("map-users") => o.map_users.push(ids::parse_block(&text(parser.value()?)?)?),
+        Long("map-groups") => o.map_groups.push(ids::parse_block(&text(parser.value()?)?)?),
+        Long("map-auto") => {
+            o.map_users.push(Block::Auto);
+            o.map_groups.push(Block::Auto);
+        }
+        Long("map-subids") => {
+            o.map_users.push(Block::Subids);
+            o.map_groups.push(Block::Subids);
+        }
+        Long("owner") => o.owner = Some(owner(&text(parser.value()?)?)?),
+        Long("setgroups") => o.setgroups = Some(setgroups(&text(parser.value()?)?)?),
+        Long("keep-caps") => o.keep_caps = true,
+        _ => return Ok(false),
     }
-    o.seccomp.get_or_insert(Profile::Default);
-    o.mount_proc.get_or_insert("/proc".into());
-    (o.fork, o.forward_signals, o.init) = (true, true, true);
-    (o.new_keyring, o.close_fds) = (true, true);
-    (o.mount_sys, o.mount_dev, o.mask_paths) = (true, true, true);
-    Ok(())
+    Ok(true)
 }
 
-fn number(what: &str, value: OsString) -> Result<u32> {
+/// What concerns the process. False: none of these.
+fn process(o: &mut Options, arg: &lexopt::Arg<'_>, parser: &mut Parser) -> Result<bool> {
+    match arg {
+        Short('f') | Long("fork") => o.fork = true,
+        Long("kill-child") => o.kill_child = Some(signals::or_kill(parser.optional_value())?),
+        Long("forward-signals") => {
+            o.forward_signals = Some(signals::to_forward(parser.optional_value())?);
+        }
+        Long("init") => o.init = true,
+        Long("pid-file") => o.pid_file = Some(parser.value()?.into()),
+        Long("new-session") => o.new_session = true,
+        Long("new-keyring") => o.new_keyring = true,
+        Long("close-fds") => o.close_fds = true,
+        Long("keep-fd") => o.keep_fds.push(number::<u16>("descriptor", parser.value()?)?.into()),
+        Long("rlimit") => o.rlimits.push(Limit::parse(&text(parser.value()?)?)?),
+        Long("nice") => o.nice = Some(nice(parser.value()?)?),
+        Long("caps") => o.caps = Some(Caps::parse(&text(parser.value()?)?)?),
+        Long("no-new-privs") => o.no_new_privs = true,
+        Long("seccomp") => o.seccomp = Some(Profile::parse(parser.value()?)),
+        Short('S') | Long("setuid") => o.setuid = Some(number("uid", parser.value()?)?),
+        Short('G') | Long("setgid") => o.setgid = Some(number("gid", parser.value()?)?),
+        Long("clear-env") => {
+            o.environment.get_or_insert_default();
+        }
+        Long("whitelist-env") => {
+            let list = parser.value()?;
+            let names = list.as_bytes().split(|b| *b == b',').filter(|name| !name.is_empty());
+            let kept = o.environment.get_or_insert_default();
+            kept.extend(names.map(|name| OsStr::from_bytes(name).to_owned()));
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// What the program will see around it. False: none of these.
+fn world(o: &mut Options, arg: &lexopt::Arg<'_>, parser: &mut Parser) -> Result<bool> {
+    match arg {
+        Long("hostname") => o.hostname = Some(parser.value()?),
+        Long("loopback") => o.loopback = true,
+        Long("monotonic") => o.monotonic = Some(number("monotonic offset", parser.value()?)?),
+        Long("boottime") => o.boottime = Some(number("boottime offset", parser.value()?)?),
+        Long("propagation") => o.propagation = propagation(&text(parser.value()?)?)?,
+        Short('R') | Long("root") => o.root = Some(parser.value()?.into()),
+        Long("pivot-root") => o.pivot_root = Some(parser.value()?.into()),
+        Short('w') | Long("wd") => o.wd = Some(parser.value()?.into()),
+        Long("mount-proc") => {
+            o.mount_proc = Some(parser.optional_value().unwrap_or("/proc".into()).into());
+        }
+        Long("mount-binfmt") => o.mount_binfmt = Some(parser.optional_value().map(PathBuf::from)),
+        Short('l') | Long("load-interp") => {
+            o.load_interp = Some(parser.value()?);
+            o.mount_binfmt.get_or_insert_default();
+        }
+        Long("mount-sys") => o.mount_sys = true,
+        Long("mount-dev") => o.mount_dev = true,
+        Long("fstab") => o.fstab = Some(parser.value()?.into()),
+        Long("mask-paths") => o.mask_paths = true,
+        Long("jail") => o.jail = true,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn number<N: std::str::FromStr>(what: &str, value: OsString) -> Result<N> {
     let word = text(value)?;
-    word.parse().map_err(|_| anyhow!(Usage(format!("not a {what}: '{word}'"))))
+    word.parse().map_err(|_| anyhow!("failed to parse {what}: '{word}'"))
+}
+
+fn nice(value: OsString) -> Result<i32> {
+    match number("nice value", value)? {
+        value @ -20..=19 => Ok(value),
+        value => bail!("failed to parse nice value: '{value}': -20 to 19"),
+    }
+}
+
+fn owner(word: &str) -> Result<(u32, u32)> {
+    let ids = || {
+        let (uid, gid) = word.split_once(':')?;
+        Some((uid.parse().ok()?, gid.parse().ok()?))
+    };
+    ids().with_context(|| format!("failed to parse owner: '{word}': UID:GID is expected"))
 }
 
 fn setgroups(word: &str) -> Result<Setgroups> {
     match word {
         "allow" => Ok(Setgroups::Allow),
         "deny" => Ok(Setgroups::Deny),
-        _ => Err(Usage(format!("unsupported --setgroups argument '{word}': allow or deny")).into()),
+        _ => bail!("unsupported --setgroups argument '{word}': allow or deny"),
     }
 }
 
@@ -247,16 +251,14 @@ fn propagation(word: &str) -> Result<Propagation> {
         "shared" => Propagation::Set(MsFlags::MS_SHARED),
         "slave" => Propagation::Set(MsFlags::MS_SLAVE),
         "unchanged" => Propagation::Unchanged,
-        _ => {
-            let text = format!("unsupported propagation mode '{word}': private, shared, slave or unchanged");
-            return Err(Usage(text).into());
-        }
+        _ => bail!("unsupported propagation mode: {word}: private, shared, slave or unchanged"),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::help::HELP;
 
     fn options(words: &[&str]) -> Result<Options> {
         let all = ["unshare"].iter().chain(words).map(OsString::from);
@@ -267,12 +269,29 @@ mod tests {
     }
 
     #[test]
+    fn every_name_of_the_table_is_taken_and_in_the_help() {
+        for name in NAMES.all() {
+            assert!(HELP.contains(&format!("--{name}")), "--{name} is not in --help");
+            let said = match parse(lexopt::Parser::from_args([format!("--{name}")])) {
+                Ok(_) => continue,
+                Err(error) => error.to_string(),
+            };
+            assert_eq!(said, format!("option '--{name}' requires an argument"));
+        }
+        for word in HELP.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
+            let name = word.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap_or_default();
+            assert!(NAMES.all().any(|known| known == name), "--{name} is not in the table");
+        }
+    }
+
+    #[test]
     fn letters_and_words_name_the_same_namespaces() {
-        let short = options(&["-muinpUCT"]).unwrap().kinds;
+        let kinds = |words: &[&str]| {
+            options(words).unwrap().kinds.iter().map(|(kind, _)| kind.word).collect::<Vec<_>>()
+        };
         let words = ["mount", "uts", "ipc", "net", "pid", "user", "cgroup", "time"].map(|w| format!("--{w}"));
-        let long = options(&words.each_ref().map(String::as_str)).unwrap().kinds;
-        assert_eq!(short, long);
-        assert_eq!(short.bits().count_ones(), 8);
+        assert_eq!(kinds(&["-muinpUCT"]), kinds(&words.each_ref().map(String::as_str)));
+        assert_eq!(kinds(&["-muinpUCT"]).len(), 8);
     }
 
     #[test]
@@ -288,22 +307,58 @@ mod tests {
         let o = options(&["--mount-proc", "/x"]).unwrap();
         assert_eq!((o.mount_proc, o.argv), (Some("/proc".into()), vec!["/x".into()]));
         assert_eq!(options(&["--mount-proc=/x"]).unwrap().mount_proc, Some("/x".into()));
+        let o = options(&["--net=/a", "--uts"]).unwrap();
+        let files: Vec<_> = o.kinds.into_iter().map(|(kind, file)| (kind.word, file)).collect();
+        assert_eq!(files, [("net", Some("/a".into())), ("uts", None)]);
+        // A letter takes none: the rest are letters again.
+        assert_eq!(options(&["-n/x"]).unwrap_err().to_string(), "invalid option -- '/'");
     }
 
     #[test]
-    fn signals_are_names_with_or_without_sig_in_any_case() {
-        for word in ["term", "SIGTERM", "sigterm", "TERM"] {
-            let o = options(&[&format!("--kill-child={word}")]).unwrap();
-            assert_eq!(o.kill_child, Some(libc::SIGTERM));
+    fn the_last_map_of_the_own_id_wins() {
+        assert_eq!(options(&["-r", "-c"]).unwrap().map_user, Some(Single::Current));
+        let o = options(&["-c", "--map-user", "5"]).unwrap();
+        assert_eq!((o.map_user, o.map_group), (Some(Single::Number(5)), Some(Single::Current)));
+    }
+
+    #[test]
+    fn values_are_refused_with_the_word_that_is_wrong() {
+        for (words, said) in [
+            (&["--kill-child=15"][..], "unknown signal: 15"),
+            (&["-S", "www"], "failed to parse uid: 'www'"),
+            (&["-G", "-1"], "failed to parse gid: '-1'"),
+            (&["--monotonic", "x"], "failed to parse monotonic offset: 'x'"),
+            (&["--map-users", "1:2"], "invalid mapping '1:2'"),
+            (&["--owner", "5"], "failed to parse owner: '5': UID:GID is expected"),
+            (&["--nice", "20"], "failed to parse nice value: '20': -20 to 19"),
+            (&["--nice=x"], "failed to parse nice value: 'x'"),
+        ] {
+            assert_eq!(options(words).unwrap_err().to_string(), said);
         }
-        assert_eq!(options(&["--kill-child=15"]).unwrap_err().to_string(), "unknown signal: 15");
+        assert_eq!(options(&["--boottime", "-5"]).unwrap().boottime, Some(-5));
     }
 
     #[test]
-    fn jail_leaves_what_was_said_before_it() {
-        let o = options(&["--caps", "none", "--kill-child=TERM", "--jail"]).unwrap();
-        assert_eq!((o.caps, o.kill_child), (Some(Caps::NONE), Some(libc::SIGTERM)));
-        let o = options(&["--jail", "--caps", "kill"]).unwrap();
-        assert_eq!(o.caps, Some(Caps(1 << 5)));
+    fn kept_variables_add_up() {
+        let o = options(&["--whitelist-env", "A,B", "--whitelist-env", "C"]).unwrap();
+        assert_eq!(o.environment.unwrap(), ["A", "B", "C"]);
+        assert_eq!(options(&["--clear-env"]).unwrap().environment, Some(vec![]));
+        assert_eq!(options(&[]).unwrap().environment, None);
+    }
+
+    #[test]
+    fn fuzz_the_command_line_takes_anything() {
+        let names: Vec<_> = NAMES.all().collect();
+        crate::fuzz::rounds(3000, |dice| {
+            let words: Vec<String> = (0..dice.below(6))
+                .map(|_| match dice.below(4) {
+                    0 => format!("--{}", names[dice.below(names.len() as u64) as usize]),
+                    1 => format!("--{}={}", dice.text("abcdefghimnopstuw-", 9), dice.text("a0:,=/é", 6)),
+                    2 => format!("-{}", dice.text("fhVmuinpCTUrRwSGcl=/x", 6)),
+                    _ => dice.text("-abc0:1,= /", 8),
+                })
+                .collect();
+            let _ = parse(lexopt::Parser::from_args(words));
+        });
     }
 }

@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Error;
+use nix::unistd::getuid;
+
+use crate::passwd;
 
 #[derive(Debug)]
 pub struct ExecError {
@@ -16,6 +19,10 @@ pub struct ExecError {
 }
 
 impl ExecError {
+    pub fn new(program: OsString, error: io::Error) -> ExecError {
+        ExecError { program, error }
+    }
+
     /// 127: there is no such program; 126: there is, and it cannot be run.
     pub fn status(&self) -> u8 {
         if self.error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
@@ -60,7 +67,7 @@ pub fn exec_in(argv: &[OsString], environment: Option<Environment>) -> Error {
                     pairs.iter().rfind(|(name, _)| name == "SHELL").map(|(_, value)| value.clone())
                 }
             };
-            let shell = shell.filter(|s| !s.is_empty()).unwrap_or("/bin/sh".into());
+            let shell = shell.filter(|s| !s.is_empty()).unwrap_or_else(login_shell);
             command = Command::new(&shell);
             command.arg0(login_name(&shell));
             shell
@@ -70,6 +77,11 @@ pub fn exec_in(argv: &[OsString], environment: Option<Environment>) -> Error {
         command.env_clear().envs(pairs);
     }
     Error::new(ExecError { error: command.exec(), program })
+}
+
+/// The shell of the user we are by now, in the root that we are in.
+fn login_shell() -> OsString {
+    passwd::shell_of(getuid().as_raw()).unwrap_or_else(|| "/bin/sh".into()).into()
 }
 
 /// A leading dash in its own name tells a shell that it is a login shell.

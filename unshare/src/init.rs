@@ -11,8 +11,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::WaitPidFlag;
 use nix::unistd::{ForkResult, Pid};
 use unshare::child::{self, End};
-use unshare::sys::Waited;
-use unshare::{exec, sys};
+use unshare::exec::{self, Environment};
+use unshare::sys::{self, Waited};
 
 /// Takes the command line, which names places of the host, out of what everybody in the ship can read of
 /// process 1 (/proc/1/cmdline). Best effort; /proc is still the caller's.
@@ -30,14 +30,14 @@ pub fn forget_command_line() {
 }
 
 /// Runs the program as process 2. All signals are blocked when this begins: `act` has seen to it.
-pub fn run(argv: &[OsString], kept_fds: &[i32]) -> Result<()> {
+pub fn run(argv: &[OsString], environment: Option<Environment>, kept_fds: &[i32]) -> Result<()> {
     // Our /proc/1/exe is the host's file: without this a root in the ship could open it (CVE-2019-5736).
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("cannot become undumpable")?;
     match sys::fork().context("fork failed")? {
         ForkResult::Child => {
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
                 .context("cannot unblock signals")?;
-            Err(exec::exec(argv))
+            Err(exec::exec_in(argv, environment))
         }
         ForkResult::Parent { child } => {
             // A reader at the other end must see the end of file when the program lets go, not when we do.

@@ -10,6 +10,7 @@ pub mod fail;
 pub mod fstab;
 pub mod ns;
 pub mod options;
+pub mod passwd;
 pub mod rooted;
 pub mod seccomp;
 pub mod signals;

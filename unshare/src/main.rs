@@ -4,10 +4,20 @@
 //! steps, act.rs does one after the other and says which one failed.
 
 mod act;
+mod binfmt;
 mod cli;
 mod dev;
+#[cfg(test)]
+mod fuzz;
+mod gate;
+mod help;
+mod hints;
+mod ids;
 mod init;
+mod limits;
+mod lookup;
 mod mounts;
+mod outside;
 mod pidfile;
 mod plan;
 
@@ -22,7 +32,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     match cli::parse(lexopt::Parser::from_env())? {
-        cli::Request::Help => print(cli::HELP),
+        cli::Request::Help => print(help::HELP),
         cli::Request::Version => print(concat!("unshare from slipway ", env!("CARGO_PKG_VERSION"), "\n")),
         cli::Request::Run(options) => act::run(plan::plan(*options)?),
     }

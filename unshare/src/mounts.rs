@@ -5,7 +5,7 @@
 //! take bind mounts from. Only then the root changes (CVE-2021-30465 is what happens otherwise).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail};
 use nix::errno::Errno;
@@ -16,11 +16,11 @@ use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 use unshare::fstab::{Bind, Line};
 use unshare::{fail, rooted, sys};
 
-use crate::dev;
 use crate::plan::{Root, World};
+use crate::{binfmt, dev, hints};
 
 /// Nothing in proc and sys is a program or a device.
-const KERNEL: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+pub const KERNEL: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 /// What tells about the host or reaches the machine: hidden. The list that OCI runtimes mask.
 const HIDDEN: [&str; 13] = [
@@ -46,26 +46,27 @@ pub fn make(world: &World, table: &[Line]) -> Result<()> {
     if let Some(mode) = world.propagation {
         mount(None::<&str>, "/", None::<&str>, mode | MsFlags::MS_REC, None::<&str>)
             .context("cannot change root filesystem propagation")
-            .map_err(|e| {
-                fail::hint(e, "when / is not a mount point (in a chroot): --propagation unchanged")
-            })?;
+            .map_err(hints::on_propagation)?;
+    }
+    if !world.mounts && world.root == Root::Same {
+        return Ok(());
     }
     let root = open_root(&world.root)?;
     fill(world, table, &root)?;
     match &world.root {
         Root::Same => Ok(()),
-        Root::Chroot(dir) => {
-            change_root(&root).with_context(|| format!("cannot change root directory to '{}'", dir.display()))
-        }
+        Root::Chroot(dir) => change_root(&root).with_context(|| cannot_change_root(dir)),
         Root::Pivot(dir) => pivot(&root).with_context(|| format!("cannot pivot root to '{}'", dir.display())),
     }
 }
 
+fn cannot_change_root(dir: &Path) -> String {
+    format!("cannot change root directory to '{}'", dir.display())
+}
+
 fn open_root(root: &Root) -> Result<OwnedFd> {
     let place = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let at = |dir: &Path| {
-        open(dir, place, Mode::empty()).with_context(|| format!("cannot open the root '{}'", dir.display()))
-    };
+    let at = |dir: &Path| open(dir, place, Mode::empty()).with_context(|| cannot_change_root(dir));
     match root {
         Root::Same => at(Path::new("/")),
         Root::Chroot(dir) => at(dir),
@@ -94,7 +95,10 @@ fn open_root(root: &Root) -> Result<OwnedFd> {
 
 fn fill(world: &World, table: &[Line], root: &OwnedFd) -> Result<()> {
     if let Some(dir) = &world.mount_proc {
-        mount_proc(world, root.as_fd(), dir)?;
+        mount_proc(world, root.as_fd(), &in_root(world, dir)?)?;
+    }
+    if let Some(dir) = &world.mount_binfmt {
+        binfmt::make(root.as_fd(), &in_root(world, dir)?, world.load_interp.as_deref())?;
     }
     if world.mount_sys {
         let flags = KERNEL | MsFlags::MS_RDONLY;
@@ -115,21 +119,37 @@ fn fill(world: &World, table: &[Line], root: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
+/// A place without a slash before it is sought from where the program will be, as util-linux does.
+fn in_root(world: &World, dir: &Path) -> Result<PathBuf> {
+    let dir = world.wd.as_deref().unwrap_or(Path::new("")).join(dir);
+    match &world.root {
+        Root::Same => std::path::absolute(&dir).with_context(|| format!("cannot find '{}'", dir.display())),
+        _ => Ok(Path::new("/").join(dir)),
+    }
+}
+
 /// As unshare(1): the place is made private first, so that the new proc does not spread to the caller's
 /// namespace when --propagation keeps the mounts shared.
 fn mount_proc(world: &World, root: BorrowedFd<'_>, dir: &Path) -> Result<()> {
-    let place = rooted::make_dirs(root, dir).with_context(|| format!("cannot open '{}'", dir.display()))?;
+    // A tree that becomes the root may come without; elsewhere a missing place is a slip of the pen.
+    let place = match &world.root {
+        Root::Pivot(_) => rooted::make_dirs(root, dir),
+        _ => rooted::open_path(root, dir),
+    };
+    let place = place.with_context(|| format!("mount {} failed", dir.display()))?;
     if world.propagation != Some(MsFlags::MS_PRIVATE) {
         let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
         match mount(None::<&str>, by_fd(&place).as_str(), None::<&str>, private, None::<&str>) {
             Ok(()) | Err(Errno::EINVAL) => {} // EINVAL: not a mount point, so nothing to change
             Err(errno) => {
-                return Err(errno).with_context(|| format!("cannot make '{}' private", dir.display()));
+                let what = format!("cannot change {} filesystem propagation", dir.display());
+                return Err(errno).context(what);
             }
         }
     }
     mount(Some("proc"), by_fd(&place).as_str(), Some("proc"), KERNEL, None::<&str>)
         .with_context(|| format!("mount {} failed", dir.display()))
+        .map_err(hints::on_proc)
 }
 
 fn mount_line(root: BorrowedFd<'_>, line: &Line) -> Result<()> {

@@ -3,6 +3,7 @@
 use nix::sched::CloneFlags;
 
 /// One kind of namespace: how the user, /proc and the kernel call it.
+#[derive(Debug)]
 pub struct Kind {
     pub letter: char,
     /// The long option, and the word in messages.

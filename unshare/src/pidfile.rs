@@ -2,9 +2,8 @@
 //! may enter.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -18,12 +17,7 @@ pub struct PidFile {
     dir: OwnedFd,
     name: OsString,
     file: OwnedFd,
-    parent: UnixStream,
-    child: UnixStream,
 }
-
-/// The child's end of the talk.
-pub struct Gate(UnixStream);
 
 impl PidFile {
     pub fn open(path: &Path) -> Result<PidFile> {
@@ -33,34 +27,19 @@ impl PidFile {
             let dir = open(above, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
             let file = openat(dir.as_fd(), name.as_os_str(), flags, Mode::from_bits_truncate(0o644))?;
-            let (parent, child) = UnixStream::pair()?;
-            Ok(PidFile { path: path.to_owned(), dir, name, file, parent, child })
+            Ok(PidFile { path: path.to_owned(), dir, name, file })
         };
         make().with_context(|| format!("cannot write '{}'", path.display()))
     }
 
-    pub fn into_gate(self) -> Gate {
-        Gate(self.child)
-    }
-
-    /// Waits for the child to be ready and writes its pid; removes the file when it dies before.
-    pub fn write_when_ready(self, child: Pid) -> Result<()> {
-        let PidFile { path, dir, name, file, mut parent, child: gate } = self;
-        drop(gate);
-        if parent.read(&mut [0]).unwrap_or(0) == 0 {
-            let _ = unlinkat(dir.as_fd(), name.as_os_str(), UnlinkatFlags::NoRemoveDir);
-            return Ok(()); // how it ended is told by waiting for it
-        }
-        std::fs::File::from(file)
+    pub fn write(self, child: Pid) -> Result<()> {
+        std::fs::File::from(self.file)
             .write_all(format!("{child}\n").as_bytes())
-            .with_context(|| format!("cannot write '{}'", path.display()))
+            .with_context(|| format!("cannot write '{}'", self.path.display()))
     }
-}
 
-impl Gate {
-    /// Says that all is ready, and waits until the pid is in the file (or the parent is gone).
-    pub fn pass(mut self) {
-        let _ = self.0.write_all(b"r");
-        let _ = self.0.read(&mut [0]);
+    /// For a child that has ended before it was ready.
+    pub fn remove(self) {
+        let _ = unlinkat(self.dir.as_fd(), self.name.as_os_str(), UnlinkatFlags::NoRemoveDir);
     }
 }

@@ -256,6 +256,39 @@ pub fn fork_into_cgroup(group: BorrowedFd<'_>) -> Result<ForkResult> {
     }
 }
 
+/// setpriority(2) of this process.
+pub fn set_nice(value: i32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, value) }).map(drop)
+}
+
+/// fork(2) whose child is the first of new namespaces (clone(2)): kernels before 3.8 have no other way to a
+/// new pid namespace.
+pub fn fork_into(kinds: nix::sched::CloneFlags) -> Result<ForkResult> {
+    let flags = libc::c_long::from(kinds.bits() | libc::SIGCHLD);
+    let none = 0 as libc::c_long;
+    // SAFETY: no stack is given, so this is fork(2): the child runs on a copy of this one. The C library
+    // keeps the parent's thread id in the child, where therefore nothing may call raise(3) before exec.
+    match Errno::result(unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) })? {
+        0 => Ok(ForkResult::Child),
+        pid => Ok(ForkResult::Parent { child: Pid::from_raw(pid as i32) }),
+    }
+}
+
+/// Brings the loopback interface of this network namespace up (netdevice(7)).
+pub fn loopback_up() -> Result<()> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: ifreq is plain data, for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is what SIOCSIFFLAGS reads: a name that ends with a zero, and flags.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) }).map(drop)
+}
+
 /// prctl(2) PR_SET_SECCOMP: a filter for this process and all that comes of it. (Not seccomp(2), of 3.17: this
 /// is there since 3.5.)
 pub fn seccomp_filter(program: &[libc::sock_filter]) -> Result<()> {
