@@ -2,28 +2,29 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use nix::sys::uio::pread;
-use nix::unistd::{SysconfVar, sysconf};
-use std::os::fd::AsFd;
 use unshare::fail::hint;
 
+use crate::amount::human;
 use crate::cli::Request;
 use crate::files::{self, cannot};
 use crate::group;
+use crate::own::Ids;
 use crate::owner;
 use crate::plan::{Check, Plan, Step, parse_limit};
-use crate::words::human;
 
 enum Done {
     Made(PathBuf),
-    Enabled { level: PathBuf, controller: &'static str },
-    Wrote { file: PathBuf, old: String },
+    Enabled { level: PathBuf, controller: String },
+    Wrote { file: PathBuf, old: Vec<String> },
+    Owned { file: PathBuf, user: u32, group: u32 },
     Moved { pid: i32, back: PathBuf },
 }
 
@@ -55,7 +56,10 @@ impl Drop for Undo {
                 Done::Enabled { level, controller } => {
                     files::write(&level.join("cgroup.subtree_control"), &format!("-{controller}"))
                 }
-                Done::Wrote { file, old } => files::write(&file, &old),
+                Done::Wrote { file, old } => old.iter().try_for_each(|line| files::write(&file, line)),
+                Done::Owned { file, user, group } => {
+                    chown(&file, Some(user), Some(group)).map_err(|_| Errno::EPERM)
+                }
                 Done::Moved { pid, back } => files::write(&back, &pid.to_string()),
             };
         }
@@ -64,25 +68,29 @@ impl Drop for Undo {
 
 pub fn act(plan: &Plan, request: &Request) -> Result<Undo> {
     let mut undo = Undo { done: Vec::new() };
-    let me = if plan.steps.iter().any(|step| matches!(step, Step::Mark(_))) { owner::me() } else { None };
+    let marks = plan.steps.iter().any(|step| matches!(step, Step::Mark { .. }));
+    let me = if marks { owner::me() } else { None };
     for step in &plan.steps {
         if request.verbose {
             eprint!("{}", step.shell());
         }
         match step {
             Step::MakeDir(dir) => make(dir, &mut undo)?,
-            Step::Mark(dir) if undo.made(dir) => owner::mark(dir, me.as_ref()),
-            Step::Mark(_) => {
+            Step::Mark { dir, level } if undo.made(dir) => owner::mark(dir, me.as_ref(), *level),
+            // Somebody else made it at the same time; it is theirs to remove.
+            Step::Mark { level: true, .. } => {}
+            Step::Mark { .. } => {
                 bail!("group '{}' is being made by somebody else at this moment", request.group.0)
             }
-            Step::Inherit(file) => inherit(file)?,
+            Step::Inherit(file) => inherit(file, &mut undo)?,
             Step::Enable { level, controller } => enable(level, controller, &mut undo)?,
             Step::MakeRoom { dir, bytes } => make_room(dir, *bytes)?,
-            Step::Write { file, value, check, optional } => match set(file, value, check) {
-                Ok(old) => undo.done.push(Done::Wrote { file: file.clone(), old }),
-                Err(error) if *optional && error.downcast_ref() == Some(&Errno::ENOENT) => {}
-                Err(error) => return Err(error),
-            },
+            Step::Write { file, optional: true, .. } if !file.exists() => {}
+            Step::Write { file, value, check, .. } => {
+                let old = set(file, value, check)?;
+                undo.done.push(Done::Wrote { file: file.clone(), old });
+            }
+            Step::Own { dir, files, ids } => own(dir, files, *ids, &mut undo)?,
             Step::Move { pid, file, back } => {
                 enter(*pid, file)?;
                 undo.done.extend(back.clone().map(|back| Done::Moved { pid: *pid, back }));
@@ -116,7 +124,7 @@ fn make(dir: &Path, undo: &mut Undo) -> Result<()> {
 }
 
 /// cpusets(7): on v1 a new group has no processors and no memory nodes, and nobody can enter (ENOSPC).
-fn inherit(file: &Path) -> Result<()> {
+fn inherit(file: &Path, undo: &mut Undo) -> Result<()> {
     if !files::read_or_say(file)?.trim().is_empty() {
         return Ok(());
     }
@@ -124,13 +132,15 @@ fn inherit(file: &Path) -> Result<()> {
     let above = file.ancestors().nth(2).expect("a group has a parent").join(name);
     let value = files::read_or_say(&above)?;
     files::write(file, value.trim())
-        .map_err(|errno| cannot(&format!("write '{}' to", value.trim()), file, errno))
+        .map_err(|errno| cannot(&format!("write '{}' to", value.trim()), file, errno))?;
+    undo.done.push(Done::Wrote { file: file.to_owned(), old: vec![String::new()] });
+    Ok(())
 }
 
-fn enable(level: &Path, controller: &'static str, undo: &mut Undo) -> Result<()> {
+fn enable(level: &Path, controller: &str, undo: &mut Undo) -> Result<()> {
     let file = level.join("cgroup.subtree_control");
     let Err(errno) = files::write(&file, &format!("+{controller}")) else {
-        undo.done.push(Done::Enabled { level: level.to_owned(), controller });
+        undo.done.push(Done::Enabled { level: level.to_owned(), controller: controller.to_owned() });
         return Ok(());
     };
     let error = cannot(&format!("write '+{controller}' to"), &file, errno);
@@ -139,15 +149,27 @@ fn enable(level: &Path, controller: &'static str, undo: &mut Undo) -> Result<()>
             let inside = group::name_them(&group::members(level));
             let text = format!(
                 "a v2 group that hands controllers down may hold no processes itself, and in '{}' stand: {inside}; \
-                 move them into a group of their own: cgset GROUP --pid N",
+                 move them into a group of their own: cgset GROUP --pid N, or with --parent . also --leaf",
                 level.display()
             );
             hint(error, text)
         }
         Errno::ENOENT => hint(error, format!("the group above does not hand '{controller}' down")),
         Errno::EOPNOTSUPP => hint(error, "the group is threaded: only cpu and pids work there"),
+        Errno::EACCES | Errno::EPERM => hint(error, "the group is not yours: run it as root"),
         _ => error,
     })
+}
+
+/// Gives the group to a user. The files differ with the kernel.
+fn own(dir: &Path, names: &[String], ids: Ids, undo: &mut Undo) -> Result<()> {
+    for file in [dir.to_owned()].into_iter().chain(names.iter().map(|name| dir.join(name))) {
+        let Ok(meta) = fs::metadata(&file) else { continue };
+        chown(&file, Some(ids.user), ids.group)
+            .with_context(|| format!("cannot give '{}' to {ids}", file.display()))?;
+        undo.done.push(Done::Owned { file, user: meta.uid(), group: meta.gid() });
+    }
+    Ok(())
 }
 
 /// v2 would take a limit below what is in use and kill for it; v1 refuses. So: ask the kernel to give back
@@ -170,51 +192,56 @@ fn make_room(dir: &Path, bytes: u64) -> Result<()> {
     Err(hint(error, "stop something in it first, or --force: the kernel will then kill"))
 }
 
-/// Writes one value and reads it back; gives the value before.
-fn set(file: &Path, value: &str, check: &Check) -> Result<String> {
-    let fd =
-        open(file, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|e| cannot("open", file, e))?;
-    let read = || -> Result<String> {
-        let mut block = [0; 256];
-        let got = pread(fd.as_fd(), &mut block, 0).map_err(|errno| cannot("read", file, errno))?;
-        let text = String::from_utf8_lossy(&block[..got]);
-        Ok(text.lines().next().unwrap_or("").to_owned())
+/// Writes one value and reads it back; gives what to write to have the value before.
+fn set(file: &Path, value: &str, check: &Check) -> Result<Vec<String>> {
+    let (read, fd) = match files::open_file(file, OFlag::O_RDWR) {
+        Ok(fd) => (true, fd),
+        // Some can only be written, and there is nothing to compare or to undo: devices.deny, memory.reclaim.
+        Err(Errno::EACCES) if matches!(check, Check::Text(_) | Check::Any) => {
+            (false, files::open_file(file, OFlag::O_WRONLY).map_err(|errno| explain(file, value, errno))?)
+        }
+        Err(errno) => return Err(explain(file, value, errno)),
     };
-    let old = read()?;
+    let old = if read { read_back(&fd, file)? } else { None };
     files::write_fd(fd.as_fd(), value).map_err(|errno| explain(file, value, errno))?;
-    let now = read()?;
+    let Some(old) = old else { return Ok(Vec::new()) };
+    let back = check.way_back(&old);
+    let now = read_back(&fd, file)?.unwrap_or_default();
     if !check.holds(&now) {
         // The write was taken, so the undo of this step is ours.
-        let _ = files::write(file, &rewritable(&old));
-        bail!("'{}' reads '{now}' after '{value}' was written to it", file.display());
+        let _ = back.iter().try_for_each(|line| files::write(file, line));
+        let reads = now.lines().next().unwrap_or("");
+        let error = anyhow!("'{}' reads '{reads}' after '{value}' was written to it", file.display());
+        return Err(match check {
+            Check::Text(_) => hint(error, "if it is meant: --force"),
+            _ => error,
+        });
     }
-    Ok(rewritable(&old))
+    Ok(back)
 }
 
-/// What v1 shows for "no limit" it takes as a number only on the same page size; "-1" it takes always.
-fn rewritable(old: &str) -> String {
-    match old.parse::<u64>() {
-        Ok(number) if number >= 1 << 62 => "-1".into(),
-        _ => old.to_owned(),
-    }
-}
-
-impl Check {
-    fn holds(&self, text: &str) -> bool {
-        match self {
-            Check::Word(word) => files::first(text) == word,
-            Check::Bytes(None) => parse_limit(text).is_none() && !text.is_empty(),
-            Check::Bytes(Some(want)) => {
-                let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
-                parse_limit(text).is_some_and(|got| got <= *want && want - got < page)
-            }
+/// The text of a control file; None where reading is refused as such.
+fn read_back(fd: &OwnedFd, file: &Path) -> Result<Option<String>> {
+    let mut text = Vec::new();
+    let mut block = [0; 4096];
+    loop {
+        match pread(fd.as_fd(), &mut block, text.len() as i64) {
+            Ok(0) => return Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+            Ok(got) => text.extend_from_slice(&block[..got]),
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(None),
+            Err(errno) => return Err(cannot("read", file, errno)),
         }
     }
 }
 
 fn explain(file: &Path, value: &str, errno: Errno) -> Error {
-    let error = cannot(&format!("write '{value}' to"), file, errno);
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("");
+    let what = match errno {
+        Errno::ENOENT => return no_such_file(file, name),
+        Errno::EISDIR => "open".to_owned(),
+        _ => format!("write '{value}' to"),
+    };
+    let error = cannot(&what, file, errno);
     match (name, errno) {
         ("memory.limit_in_bytes" | "memory.memsw.limit_in_bytes", Errno::EBUSY) => {
             hint(error, "more than that is in use: stop something in the group first")
@@ -222,9 +249,51 @@ fn explain(file: &Path, value: &str, errno: Errno) -> Error {
         ("cpu.cfs_quota_us", Errno::EINVAL) => {
             hint(error, "on v1 a group may not have more than the one above it: raise that first")
         }
+        ("cpuset.cpus" | "cpuset.mems", Errno::EINVAL | Errno::EACCES | Errno::ERANGE | Errno::ENOSPC) => {
+            let above = file.ancestors().nth(2).unwrap_or(file);
+            let has = cpuset_above(above, name).unwrap_or_default();
+            hint(
+                error,
+                format!("the group above has '{has}'; a group that is in use needs at least one of them"),
+            )
+        }
+        ("io.max", Errno::ENODEV | Errno::EINVAL) => hint(error, "is that a disk? lsblk lists them"),
         (_, Errno::EACCES | Errno::EPERM) => hint(error, "run it as root"),
         _ => error,
     }
+}
+
+/// What the group above may use: on v2 its own list is most often empty.
+fn cpuset_above(dir: &Path, name: &str) -> Option<String> {
+    let names = [format!("{name}.effective"), name.to_owned()];
+    names.iter().find_map(|name| files::read(&dir.join(name)).ok()).map(|text| text.trim().to_owned())
+}
+
+/// The words under which limits are known on every host.
+const OTHER_NAMES: [(&str, &str); 14] = [
+    ("memory.limit_in_bytes", "mem=100M"),
+    ("memory.max", "mem=100M"),
+    ("memory.memsw.limit_in_bytes", "mem=100M swap=50M"),
+    ("memory.swap.max", "swap=50M"),
+    ("memory.swappiness", "swappiness=0"),
+    ("memory.soft_limit_in_bytes", "high=80M or low=20M, which v2 has instead"),
+    ("cpu.shares", "weight=100"),
+    ("cpu.weight", "weight=100"),
+    ("cpu.cfs_quota_us", "cpu=1.5"),
+    ("cpu.max", "cpu=1.5"),
+    ("blkio.throttle.read_bps_device", "read=/dev/sda:10M"),
+    ("blkio.throttle.write_bps_device", "write=/dev/sda:10M"),
+    ("memory.oom.group", "oomgroup=1"),
+    ("io.max", "read=/dev/sda:10M write=/dev/sda:10M"),
+];
+
+fn no_such_file(file: &Path, name: &str) -> Error {
+    let error = cannot("open", file, Errno::ENOENT);
+    let hinted = match OTHER_NAMES.iter().find(|(other, _)| *other == name) {
+        Some((_, word)) => format!("on this host there is no such file; the word for every host is {word}"),
+        None => "this kernel has no such file; a ? at the end of the value skips it then".into(),
+    };
+    hint(error, hinted)
 }
 
 /// Moves a running process in.
@@ -252,23 +321,5 @@ pub fn refused_entry(error: Error, file: &Path, errno: Errno) -> Error {
             hint(error, "run it as root: moving needs the right to write where both groups meet")
         }
         _ => error,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounding_down_to_a_page_is_as_asked_and_nothing_else() {
-        let want = |bytes| Check::Bytes(Some(bytes));
-        assert!(want(100_000_000).holds("99999744"));
-        assert!(want(4096).holds("4096"));
-        assert!(!want(100_000_000).holds("100003840"));
-        assert!(!want(100_000_000).holds("1"));
-        assert!(!want(100_000_000).holds("max"));
-        assert!(Check::Bytes(None).holds("max") && Check::Bytes(None).holds("9223372036854771712"));
-        assert!(!Check::Bytes(None).holds("4096") && !Check::Bytes(None).holds(""));
-        assert!(Check::Word("max".into()).holds("max 100000") && !Check::Word("5".into()).holds("50"));
     }
 }

@@ -1,7 +1,8 @@
 //! cli: the command line as data; touches nothing.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Error, Result};
 use lexopt::Arg::{Long, Short, Value};
@@ -12,28 +13,51 @@ use crate::words::{self, Word};
 
 const HELP: &str = "\
 Usage: cgset [options] GROUP [WORD=VALUE...] [--pid N]... [-- COMMAND...]
-       cgset --show [--json] GROUP
-       cgset --remove GROUP...
+       cgset --show|--wait-oom|--list|--top [options] [GROUP]
+       cgset --freeze|--thaw|--kill|--remove GROUP...
 
 Make a control group, set limits in it, and run a command inside.
 
 Words (max, none or -1 lifts a limit; a ? at the end: skip if not offered here):
-  mem=100M      memory: bytes, K M G T (powers of 1024), 1.5G, 50% of the RAM
-  swap=0        swap on top of mem: same values
-  procs=200     processes and threads
-  cpu=1.5       processor time: 1.5 or 150% is one and a half processors
+  mem=100M            memory: bytes, K M G T (powers of 1024), 1.5G, 50% of RAM
+  swap=0              swap on top of mem: same values
+  swappiness=0        how readily to swap, 0 to 200; on v2 only 0
+  high= low= min=     v2: slow down above; protect up to: same values
+  oomgroup=1          a kill for memory ends all in the group
+  procs=200           processes and threads
+  cpu=1.5             processor time: 1.5 or 150% is one and a half processors
+  weight=100          share of processor time, 1 to 10000
+  cpus=0-1 mems=0     which processors and memory nodes
+  read=DISK:10M       bytes a second from a disk: /dev/sda, 8:0, or a directory
+  write=  riops=  wiops=      likewise: bytes written, operations
+  FILE=VALUE          a control file by its own name, such as cpu.max.burst
 
 Options:
-  -p, --pid N         move process N into the group (may be repeated)
+  -p, --pid N         move process N into the group; - takes them from stdin
   -k, --keep          leave the group when COMMAND has ended
       --parent GROUP  put the group below this one, which must exist;
                         . is the group that cgset itself runs in
+      --leaf          with --parent . on v2: move what runs there aside first
+      --scope         run in a new scope of systemd's, delegated to cgset
+      --own UID[:GID] give the group to a user, who may make groups below it
+      --report FILE   write what the run has used: key=value, --json: JSON
+      --oom-exit N    end with N if the kernel killed for memory
   -f, --force         allow limits that nothing can live with
-  -s, --show          print limits, use, peaks and members
-  -j, --json          with --show: as JSON
-  -r, --remove        kill all that runs in the groups and remove them
-  -n, --dry-run       print what would be done, as a shell script
+      --dry-run       print what would be done, as a shell script
   -v, --verbose       say what is done
+
+  -s, --show          print limits, use, peaks and members
+      --list          print the tree of groups and what runs in them
+      --top           print what groups use, again and again on a terminal
+  -n, --iterations N    how many times
+  -d, --delay SECONDS   how long to measure each time (1)
+      --wait-oom      wait for a kill for memory (status 3, or --oom-exit),
+                        or until nobody is in the group (0)
+      --freeze        hold all that runs in the groups
+      --thaw          let it go on
+      --kill          kill all that runs in the groups
+  -r, --remove        kill all that runs in the groups and remove them
+  -j, --json          with --show, --list, --top and --report: as JSON
   -h, --help          show this help
   -V, --version       show the version
 ";
@@ -42,9 +66,61 @@ Options:
 #[derive(Debug)]
 pub enum Action {
     Print(String),
-    Show { group: Group, parent: Option<Parent>, json: bool },
-    Remove { groups: Vec<Group>, parent: Option<Parent>, verbose: bool, dry_run: bool },
+    /// On groups that are there.
+    Do {
+        verb: Verb,
+        groups: Vec<Group>,
+        options: Options,
+    },
     Set(Request),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    Show,
+    List,
+    Top,
+    WaitOom,
+    Freeze,
+    Thaw,
+    Kill,
+    Remove,
+}
+
+impl Verb {
+    fn name(self) -> &'static str {
+        match self {
+            Verb::Show => "--show",
+            Verb::List => "--list",
+            Verb::Top => "--top",
+            Verb::WaitOom => "--wait-oom",
+            Verb::Freeze => "--freeze",
+            Verb::Thaw => "--thaw",
+            Verb::Kill => "--kill",
+            Verb::Remove => "--remove",
+        }
+    }
+
+    /// How many groups it takes.
+    fn takes(self, count: usize) -> bool {
+        match self {
+            Verb::Show | Verb::WaitOom => count == 1,
+            Verb::List | Verb::Top => count <= 1,
+            Verb::Freeze | Verb::Thaw | Verb::Kill | Verb::Remove => count >= 1,
+        }
+    }
+}
+
+/// Of the verbs.
+#[derive(Debug, Default)]
+pub struct Options {
+    pub parent: Option<Parent>,
+    pub json: bool,
+    pub verbose: bool,
+    pub dry_run: bool,
+    pub oom_exit: Option<u8>,
+    pub iterations: Option<u64>,
+    pub delay: Option<Duration>,
 }
 
 /// A checked name: relative, without "." or "..", never a control file's.
@@ -63,8 +139,15 @@ pub struct Request {
     pub parent: Option<Parent>,
     pub words: Vec<Word>,
     pub pids: Vec<i32>,
+    pub pids_from_stdin: bool,
     pub argv: Vec<OsString>,
     pub keep: bool,
+    pub leaf: bool,
+    pub scope: bool,
+    pub own: Option<String>,
+    pub report: Option<PathBuf>,
+    pub json: bool,
+    pub oom_exit: Option<u8>,
     pub force: bool,
     pub dry_run: bool,
     pub verbose: bool,
@@ -74,19 +157,31 @@ impl Request {
     pub fn runs(&self) -> bool {
         !self.argv.is_empty()
     }
+
+    /// The processor time is asked for, which v1 counts in a tree of its own.
+    pub fn wants_time(&self) -> bool {
+        self.report.is_some()
+    }
 }
 
 #[derive(Default)]
 struct Flags {
-    show: bool,
-    remove: bool,
+    verb: Option<Verb>,
     json: bool,
     keep: bool,
     force: bool,
     dry_run: bool,
     verbose: bool,
+    leaf: bool,
+    scope: bool,
+    own: Option<String>,
+    report: Option<PathBuf>,
+    oom_exit: Option<u8>,
+    iterations: Option<u64>,
+    delay: Option<Duration>,
     parent: Option<Parent>,
     pids: Vec<i32>,
+    pids_from_stdin: bool,
 }
 
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action> {
@@ -110,55 +205,180 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action> {
                     concat!("cgset (slipway) ", env!("CARGO_PKG_VERSION"), "\n").into(),
                 ));
             }
-            Some(Short('s') | Long("show")) => flags.show = true,
-            Some(Short('r') | Long("remove")) => flags.remove = true,
-            Some(Short('j') | Long("json")) => flags.json = true,
-            Some(Short('k') | Long("keep")) => flags.keep = true,
-            Some(Short('f') | Long("force")) => flags.force = true,
-            Some(Short('n') | Long("dry-run")) => flags.dry_run = true,
-            Some(Short('v') | Long("verbose")) => flags.verbose = true,
-            Some(Short('p') | Long("pid")) => flags.pids.push(pid(&text(parser.value()?)?)?),
-            Some(Long("parent")) => flags.parent = Some(parent(&text(parser.value()?)?)?),
-            Some(other) => return Err(other.unexpected().into()),
+            Some(Short(letter)) => flags.short(letter, &mut parser)?,
+            Some(Long(name)) => {
+                let name = name.to_owned();
+                flags.long(&name, &mut parser)?;
+            }
         }
     }
     let plain = plain.into_iter().map(text).collect::<Result<Vec<_>>>()?;
     action(flags, &plain, argv)
 }
 
+impl Flags {
+    fn short(&mut self, letter: char, parser: &mut Parser) -> Result<()> {
+        let long = match letter {
+            's' => "show",
+            'r' => "remove",
+            'j' => "json",
+            'k' => "keep",
+            'f' => "force",
+            'v' => "verbose",
+            'p' => "pid",
+            'n' => "iterations",
+            'd' => "delay",
+            other => return Err(Short(other).unexpected().into()),
+        };
+        self.long(long, parser)
+    }
+
+    fn long(&mut self, name: &str, parser: &mut Parser) -> Result<()> {
+        match name {
+            "show" => self.verb(Verb::Show)?,
+            "list" => self.verb(Verb::List)?,
+            "top" => self.verb(Verb::Top)?,
+            "wait-oom" => self.verb(Verb::WaitOom)?,
+            "freeze" => self.verb(Verb::Freeze)?,
+            "thaw" => self.verb(Verb::Thaw)?,
+            "kill" => self.verb(Verb::Kill)?,
+            "remove" => self.verb(Verb::Remove)?,
+            "json" => self.json = true,
+            "keep" => self.keep = true,
+            "force" => self.force = true,
+            "dry-run" => self.dry_run = true,
+            "verbose" => self.verbose = true,
+            "leaf" => self.leaf = true,
+            "scope" => self.scope = true,
+            "own" => self.own = Some(text(parser.value()?)?),
+            "report" => self.report = Some(parser.value()?.into()),
+            "oom-exit" => self.oom_exit = Some(status(&text(parser.value()?)?)?),
+            "iterations" => self.iterations = Some(iterations(&text(parser.value()?)?)?),
+            "delay" => self.delay = Some(delay(&text(parser.value()?)?)?),
+            "parent" => self.parent = Some(parent(&text(parser.value()?)?)?),
+            "pid" => match text(parser.value()?)?.as_str() {
+                "-" => self.pids_from_stdin = true,
+                word => self.pids.push(pid(word)?),
+            },
+            other => return Err(Long(other).unexpected().into()),
+        }
+        Ok(())
+    }
+
+    fn verb(&mut self, verb: Verb) -> Result<()> {
+        match self.verb.replace(verb) {
+            Some(other) if other != verb => {
+                Err(usage(format!("{} and {} do not go together", other.name(), verb.name())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is given and belongs to a command, or to setting at least.
+    fn of_setting(&self) -> Option<&'static str> {
+        let given = [
+            (self.keep, "--keep"),
+            (self.force, "--force"),
+            (self.leaf, "--leaf"),
+            (self.scope, "--scope"),
+            (self.own.is_some(), "--own"),
+            (self.report.is_some(), "--report"),
+            (self.pids_from_stdin || !self.pids.is_empty(), "--pid"),
+        ];
+        given.iter().find(|(given, _)| *given).map(|(_, name)| *name)
+    }
+}
+
 fn action(flags: Flags, plain: &[String], argv: Option<Vec<OsString>>) -> Result<Action> {
     if argv.as_ref().is_some_and(Vec::is_empty) {
         return Err(usage("no command after '--'".into()));
     }
+    match flags.verb {
+        Some(verb) => act_on_groups(verb, flags, plain, argv.is_some()),
+        None => set(flags, plain, argv.unwrap_or_default()),
+    }
+}
+
+fn act_on_groups(verb: Verb, flags: Flags, plain: &[String], runs: bool) -> Result<Action> {
+    use Verb::*;
+    let name = verb.name();
+    if runs {
+        return Err(usage(format!("{name} takes no command")));
+    }
+    let others = [
+        (flags.json && !matches!(verb, Show | List | Top), "--json"),
+        (flags.oom_exit.is_some() && verb != WaitOom, "--oom-exit"),
+        (flags.iterations.is_some() && verb != Top, "--iterations"),
+        (flags.delay.is_some() && verb != Top, "--delay"),
+        (flags.dry_run && verb != Remove, "--dry-run"),
+        (flags.verbose && verb != Remove, "--verbose"),
+    ];
+    let other = others.iter().find(|(given, _)| *given).map(|(_, name)| *name);
+    if let Some(other) = flags.of_setting().or(other) {
+        return Err(usage(format!("{other} does not belong to {name}")));
+    }
+    if !verb.takes(plain.len()) {
+        return Err(usage(match (plain.first(), plain.get(1)) {
+            (None, _) => "no group given".into(),
+            (_, extra) => {
+                format!("{name} takes one group, and then came '{}'", extra.map_or("", |word| word))
+            }
+        }));
+    }
+    let groups = plain.iter().map(|name| group(name)).collect::<Result<_>>()?;
+    let Flags { parent, json, verbose, dry_run, oom_exit, iterations, delay, .. } = flags;
+    Ok(Action::Do {
+        verb,
+        groups,
+        options: Options { parent, json, verbose, dry_run, oom_exit, iterations, delay },
+    })
+}
+
+fn set(flags: Flags, plain: &[String], argv: Vec<OsString>) -> Result<Action> {
     let Some((first, rest)) = plain.split_first() else { return Err(usage("no group given".into())) };
-    if flags.show || flags.remove {
-        let sets = flags.keep || flags.force || argv.is_some() || !flags.pids.is_empty();
-        if sets || (flags.show && (flags.remove || flags.dry_run)) {
-            return Err(usage("--show and --remove stand alone".into()));
-        }
-    }
-    if flags.json && !flags.show {
-        return Err(usage("--json belongs to --show".into()));
-    }
-    if flags.remove {
-        let groups = plain.iter().map(|name| group(name)).collect::<Result<_>>()?;
-        let Flags { parent, verbose, dry_run, .. } = flags;
-        return Ok(Action::Remove { groups, parent, verbose, dry_run });
-    }
     let group = group(first)?;
-    if flags.show {
-        if let Some(extra) = rest.first() {
-            return Err(usage(format!("--show takes one group, and then came '{extra}'")));
-        }
-        return Ok(Action::Show { group, parent: flags.parent, json: flags.json });
+    let of_command = [
+        (flags.keep, "--keep belongs to a command: without one the group stays anyway"),
+        (flags.scope, "--scope belongs to a command: a scope ends with what runs in it"),
+        (flags.report.is_some(), "--report belongs to a command"),
+        (flags.oom_exit.is_some(), "--oom-exit belongs to a command or to --wait-oom"),
+    ];
+    let of_others = [
+        (flags.json && flags.report.is_none(), "--json belongs to --show, --list, --top or --report"),
+        (flags.iterations.is_some(), "--iterations belongs to --top"),
+        (flags.delay.is_some(), "--delay belongs to --top"),
+        (flags.leaf && flags.parent != Some(Parent::Own), "--leaf belongs to --parent ."),
+    ];
+    let of_command = of_command.iter().filter(|_| argv.is_empty());
+    if let Some((_, text)) = of_command.chain(&of_others).find(|(given, _)| *given) {
+        return Err(usage((*text).into()));
     }
-    if flags.keep && argv.is_none() {
-        return Err(usage("--keep belongs to a command: without one the group stays anyway".into()));
+    // In the scope, cgset is called once more, and with these.
+    let scope = flags.scope && !flags.leaf;
+    if scope && flags.parent.is_some() {
+        return Err(usage("--scope puts the group below a scope: no --parent".into()));
     }
-    let Flags { parent, pids, keep, force, dry_run, verbose, .. } = flags;
-    let words = words::parse_all(rest, force)?;
-    let argv = argv.unwrap_or_default();
-    Ok(Action::Set(Request { group, parent, words, pids, argv, keep, force, dry_run, verbose }))
+    let words = words::parse_all(rest, flags.force)?;
+    let Flags { parent, pids, pids_from_stdin, keep, leaf, own, report, json, .. } = flags;
+    let Flags { oom_exit, force, dry_run, verbose, .. } = flags;
+    Ok(Action::Set(Request {
+        group,
+        parent,
+        words,
+        pids,
+        pids_from_stdin,
+        argv,
+        keep,
+        leaf,
+        scope,
+        own,
+        report,
+        json,
+        oom_exit,
+        force,
+        dry_run,
+        verbose,
+    }))
 }
 
 pub fn usage(text: String) -> Error {
@@ -170,6 +390,31 @@ fn pid(word: &str) -> Result<i32> {
         Ok(pid) if pid > 0 => Ok(pid),
         _ => Err(usage(format!("'{word}' is not a process number"))),
     }
+}
+
+fn status(word: &str) -> Result<u8> {
+    word.parse().map_err(|_| usage(format!("'{word}' is not an exit status from 0 to 255")))
+}
+
+fn iterations(word: &str) -> Result<u64> {
+    match word.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(usage(format!("'{word}' is not a number of times"))),
+    }
+}
+
+/// Whole seconds or a decimal fraction, a hundredth at least.
+fn delay(word: &str) -> Result<Duration> {
+    let plain = word.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    match word.parse::<f64>() {
+        Ok(seconds) if plain && (0.01..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(usage(format!("'{word}' is not a time from 0.01 to 86400 seconds"))),
+    }
+}
+
+/// The numbers that --pid - has found on standard input.
+pub fn pids(text: &str) -> Result<Vec<i32>> {
+    text.split_whitespace().map(pid).collect()
 }
 
 fn parent(word: &str) -> Result<Parent> {
@@ -256,6 +501,23 @@ mod tests {
             "web --pid 0",
             "--remove web -- ls",
             "--show web --pid 1",
+            "--show",
+            "--list a b",
+            "--freeze",
+            "--kill web mem=1M",
+            "--freeze --kill web",
+            "--kill --json web",
+            "--kill web --own 5",
+            "--top -d 0",
+            "--top -n 0",
+            "web -d 1",
+            "web --scope",
+            "web --report f",
+            "web --oom-exit 3",
+            "web --oom-exit 256 -- ls",
+            "web --leaf",
+            "web --parent x --leaf",
+            "web --parent . --scope -- ls",
             "web ls",
             "web --nonsense",
             "mem=1M",

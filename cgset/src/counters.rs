@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::amount::{MILLION, human};
 use crate::files;
 use crate::group::{self, Place};
 use crate::plan::parse_limit;
-use crate::words::MILLION;
 
 pub struct Memory {
     /// None: no limit.
@@ -34,6 +34,8 @@ pub struct Procs {
 pub struct Cpu {
     /// In millionths of a processor.
     pub limit: Option<u64>,
+    /// 1 to 10000, 100 is the usual; None where it is idle.
+    pub weight: Option<u64>,
     pub used_usec: Option<u64>,
     pub throttled_usec: Option<u64>,
 }
@@ -89,6 +91,12 @@ pub fn memory(places: &[Place]) -> Option<Memory> {
     Some(Memory { limit, used, peak, oom_kills: oom_kills(places), swap })
 }
 
+/// True where kills for memory are counted.
+pub fn counts_kills(place: &Place) -> bool {
+    let file = if place.hierarchy.v2 { "memory.events" } else { "memory.oom_control" };
+    place.hierarchy.has("memory") && place.path.join(file).exists()
+}
+
 /// How many processes the kernel has killed for this group's memory. The count of limits hit ("oom", failcnt)
 /// says nothing: a lowered limit counts thousands for one kill.
 pub fn oom_kills(places: &[Place]) -> u64 {
@@ -99,6 +107,15 @@ pub fn oom_kills(places: &[Place]) -> u64 {
     // v1 counts where the victim stood, so the groups below count too.
     let kills = |dir: PathBuf| Dir(&dir).keyed("memory.oom_control", "oom_kill");
     group::tree(&place.path).into_iter().filter_map(kills).sum()
+}
+
+/// "out of memory: limit 95.4M, peak 95.4M, 1 process killed"
+pub fn kills_line(places: &[Place], kills: u64) -> String {
+    let memory = memory(places);
+    let limit = memory.as_ref().and_then(|m| m.limit).map_or("max".into(), human);
+    let peak = memory.and_then(|m| m.peak).map_or("unknown".into(), human);
+    let what = if kills == 1 { "process" } else { "processes" };
+    format!("out of memory: limit {limit}, peak {peak}, {kills} {what} killed")
 }
 
 pub fn procs(places: &[Place]) -> Option<Procs> {
@@ -117,19 +134,81 @@ pub fn cpu(places: &[Place]) -> Option<Cpu> {
         let (quota, period) = text.trim().split_once(' ')?;
         return Some(Cpu {
             limit: share(quota.parse().ok(), period.parse().ok()),
-            used_usec: dir.keyed("cpu.stat", "usage_usec"),
+            weight: dir.number("cpu.weight"),
+            used_usec: cpu_time(places),
             throttled_usec: dir.keyed("cpu.stat", "throttled_usec"),
         });
     }
     let (_, dir) = home(places, "cpu", "cpu.cfs_quota_us")?;
     Some(Cpu {
         limit: share(dir.number("cpu.cfs_quota_us"), dir.number("cpu.cfs_period_us")),
-        // Only where cpuacct is mounted together with cpu.
-        used_usec: dir.number("cpuacct.usage").map(|nsec| nsec / 1000),
+        // Rounded up, as 1 is the least of both.
+        weight: dir.number("cpu.shares").map(|shares| (shares * 100).div_ceil(1024)),
+        used_usec: cpu_time(places),
         throttled_usec: dir.keyed("cpu.stat", "throttled_time").map(|nsec| nsec / 1000),
     })
 }
 
+/// Processor time used, in microseconds. v2 counts it in every group; v1 in a tree of its own, cpuacct, most
+/// often mounted together with cpu.
+pub fn cpu_time(places: &[Place]) -> Option<u64> {
+    let v2 = places.iter().find(|p| p.hierarchy.v2);
+    let v1 = places.iter().find(|p| p.hierarchy.has("cpuacct"));
+    v1.and_then(|p| Dir(&p.path).number("cpuacct.usage"))
+        .map(|nsec| nsec / 1000)
+        .or_else(|| Dir(&v2?.path).keyed("cpu.stat", "usage_usec"))
+}
+
 fn share(quota: Option<u64>, period: Option<u64>) -> Option<u64> {
     quota?.checked_mul(MILLION)?.checked_div(period?)
+}
+
+/// What a file of one number or word says, None where it is not there: for the lesser limits.
+pub fn setting(places: &[Place], controller: &str, file: &str) -> Option<String> {
+    let (_, dir) = home(places, controller, file)?;
+    Some(dir.text(file)?.trim().to_owned())
+}
+
+/// The limits of devices: the word, the device, and the limit a second.
+pub fn devices(places: &[Place]) -> Vec<(&'static str, String, u64)> {
+    let mut all = Vec::new();
+    if let Some(text) = setting(places, "io", "io.max") {
+        for (word, key) in [("read", "rbps"), ("write", "wbps"), ("riops", "riops"), ("wiops", "wiops")] {
+            let value = |line: &str| {
+                let (disk, rest) = line.split_once(' ')?;
+                let value = rest.split_whitespace().find_map(|w| w.strip_prefix(key)?.strip_prefix('='))?;
+                Some((word, disk.to_owned(), value.parse().ok()?))
+            };
+            all.extend(text.lines().filter_map(value));
+        }
+        return all;
+    }
+    for (word, file) in
+        [("read", "read_bps"), ("write", "write_bps"), ("riops", "read_iops"), ("wiops", "write_iops")]
+    {
+        let text = setting(places, "blkio", &format!("blkio.throttle.{file}_device")).unwrap_or_default();
+        let value = |line: &str| {
+            let (disk, value) = line.split_once(' ')?;
+            Some((word, disk.to_owned(), value.trim().parse().ok()?))
+        };
+        all.extend(text.lines().filter_map(value));
+    }
+    all
+}
+
+/// Bytes read from and written to devices by the group and those below.
+pub fn moved(places: &[Place]) -> Option<(u64, u64)> {
+    if let Some(text) = setting(places, "io", "io.stat") {
+        let sum = |key: &str| {
+            let words = text.split_whitespace().filter_map(|w| w.strip_prefix(key)?.strip_prefix('='));
+            words.filter_map(|n| n.parse::<u64>().ok()).fold(0, u64::saturating_add)
+        };
+        return Some((sum("rbytes"), sum("wbytes")));
+    }
+    let text = setting(places, "blkio", "blkio.throttle.io_service_bytes_recursive")?;
+    let sum = |kind: &str| {
+        let numbers = text.lines().filter_map(|line| line.split_once(kind)?.1.trim().parse::<u64>().ok());
+        numbers.fold(0, u64::saturating_add)
+    };
+    Some((sum(" Read "), sum(" Write ")))
 }

@@ -1,6 +1,6 @@
 //! files: control files, one open, one write or read each; errors keep their number.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Error, Result};
@@ -11,7 +11,7 @@ use nix::unistd;
 
 /// The whole of a control file.
 pub fn read(path: &Path) -> nix::Result<String> {
-    let fd = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let fd = open_file(path, OFlag::O_RDONLY)?;
     let mut bytes = Vec::new();
     let mut block = [0; 4096];
     loop {
@@ -27,13 +27,16 @@ pub fn read(path: &Path) -> nix::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// One write, as the kernel wants it: a value in two pieces would be two values.
-pub fn write(path: &Path, value: &str) -> nix::Result<()> {
-    let fd = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-    write_fd(fd.as_fd(), value)
+pub fn open_file(path: &Path, mode: OFlag) -> nix::Result<OwnedFd> {
+    open(path, mode | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-pub fn write_fd(fd: std::os::fd::BorrowedFd<'_>, value: &str) -> nix::Result<()> {
+/// One write, as the kernel wants it: a value in two pieces would be two values.
+pub fn write(path: &Path, value: &str) -> nix::Result<()> {
+    write_fd(open_file(path, OFlag::O_WRONLY)?.as_fd(), value)
+}
+
+pub fn write_fd(fd: BorrowedFd<'_>, value: &str) -> nix::Result<()> {
     let line = format!("{value}\n");
     match unistd::write(fd, line.as_bytes())? {
         all if all == line.len() => Ok(()),

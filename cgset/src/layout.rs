@@ -10,6 +10,7 @@ use unshare::fail::hint;
 
 use crate::cli::{Group, Parent};
 use crate::files;
+use crate::words::Word;
 
 /// One tree of groups: the v2 tree, or a v1 mount with its controllers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +27,19 @@ impl Hierarchy {
     pub fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|c| c == controller)
     }
+
+    /// True where `word` is a file of this tree. Those of cgroup itself are in every one; v2 has most.
+    pub fn takes(&self, word: &Word) -> bool {
+        match word.controller(self.v2) {
+            Some("cgroup") => self.v2,
+            Some(controller) => self.has(controller),
+            None => false,
+        }
+    }
 }
+
+/// Where --leaf puts the processes of our own group, so that groups can be made beside them.
+pub const LEAF: &str = "cgset.leaf";
 
 pub struct Layout {
     /// $CGSET_ROOT: the root of a made-up host for tests, else "/".
@@ -51,9 +64,29 @@ impl Layout {
         Ok(Layout { root, hierarchies })
     }
 
+    #[cfg(test)]
+    pub fn of(hierarchies: Vec<Hierarchy>) -> Layout {
+        Layout { root: "/".into(), hierarchies }
+    }
+
     /// The tree in which `controller` can be used.
     pub fn home(&self, controller: &str) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|h| h.has(controller))
+    }
+
+    /// The tree in which a word is written.
+    pub fn home_of(&self, word: &Word) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|h| h.takes(word))
+    }
+
+    /// `path`, as it is on this host or on the made-up one.
+    pub fn host(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// systemd manages the trees here (sd_booted(3)).
+    pub fn systemd(&self) -> bool {
+        self.host("/run/systemd/system").is_dir()
     }
 
     /// The tree that holds every group, whatever its limits: by it members are found and killed. The v1
@@ -66,8 +99,7 @@ impl Layout {
 
     /// The trees in which a group of ours can have a directory.
     pub fn ours(&self) -> impl Iterator<Item = &Hierarchy> {
-        let ours = |h: &&Hierarchy| h.v2 || ["memory", "pids", "cpu", "freezer"].iter().any(|c| h.has(c));
-        self.hierarchies.iter().filter(ours)
+        self.hierarchies.iter().filter(|h| h.v2 || !h.controllers.is_empty())
     }
 
     /// The path of `group` in `hierarchy`, below its mount.
@@ -79,9 +111,13 @@ impl Layout {
         })
     }
 
-    /// Where this process stands in `hierarchy`.
+    /// The group that this process stands in; where it was moved to a leaf, the one above that.
     pub fn own(&self, hierarchy: &Hierarchy) -> Result<PathBuf> {
-        self.standing(hierarchy, "self")
+        let mut own = self.standing(hierarchy, "self")?;
+        if own.ends_with(LEAF) {
+            own.pop();
+        }
+        Ok(own)
     }
 
     /// Where process `pid` stands in `hierarchy`, below its mount.
@@ -161,7 +197,22 @@ fn unescape(text: &str) -> String {
 }
 
 /// Known to the kernel as controllers; the other options of a v1 mount are none (rw, name=…, xattr, clone_children).
-const CONTROLLERS: [&str; 8] = ["memory", "pids", "cpu", "cpuacct", "cpuset", "freezer", "devices", "blkio"];
+const CONTROLLERS: [&str; 14] = [
+    "memory",
+    "pids",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "freezer",
+    "devices",
+    "blkio",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "rdma",
+    "misc",
+];
 
 fn parse(mountinfo: &str, root: &Path) -> Vec<Hierarchy> {
     let mounts: Vec<Mount<'_>> = mountinfo.lines().filter_map(mount).collect();
@@ -251,6 +302,19 @@ mod tests {
     fn a_tree_mounted_twice_counts_once_and_whole() {
         let twice = "60 1 0:9 /docker/1 /a rw - cgroup2 c rw\n61 1 0:9 / /b rw - cgroup2 c rw\n";
         assert_eq!(points(twice), [(true, "/b".into(), String::new())]);
+    }
+
+    #[test]
+    fn strange_mounts_are_read_without_a_panic() {
+        let pieces: Vec<&str> =
+            HYBRID.split_inclusive([' ', ',', '\n']).chain(["\\040", "- ", "cgroup2 ", "é "]).collect();
+        crate::fuzz::mixed(&pieces, 60, |text| {
+            let all = parse(text, Path::new("/r"));
+            assert!(all.iter().all(|h| h.mount.starts_with("/r")), "{text}");
+            for hierarchy in &all {
+                let _ = standing(text, hierarchy);
+            }
+        });
     }
 
     #[test]

@@ -3,26 +3,46 @@
 //! Parse, then find where each controller lives, then plan (reads only), then act (every step can be undone).
 
 mod act;
+mod amount;
+mod check;
 mod cli;
 mod counters;
+mod device;
 mod files;
+mod freeze;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod layout;
+mod limits;
+mod list;
+mod oom;
+mod own;
 mod owner;
 mod plan;
 mod remove;
+mod report;
 mod run;
+mod script;
 mod show;
 mod sys;
+mod systemd;
+mod top;
 mod words;
 
+use std::io::Read;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Error, Result, anyhow};
 use unshare::fail::{self, Statuses};
 
-use cli::{Action, Request};
+use cli::{Action, Group, Options, Request, Verb};
+use group::Place;
 use layout::Layout;
+use report::Report;
+
+/// Of --wait-oom: the kernel has killed.
+const KILLED: u8 = 3;
 
 fn main() -> ExitCode {
     let action = cli::parse(std::env::args_os().skip(1));
@@ -34,26 +54,73 @@ fn main() -> ExitCode {
 fn obey(action: Action) -> Result<()> {
     match action {
         Action::Print(text) => fail::print(&text),
-        Action::Show { group, parent, json } => show::show(&Layout::read()?, parent.as_ref(), &group, json),
-        Action::Remove { groups, parent, verbose, dry_run } => {
-            remove::remove_all(&Layout::read()?, parent.as_ref(), &groups, verbose, dry_run)
-        }
-        Action::Set(request) => set(&request),
+        Action::Do { verb, groups, options } => act_on_groups(verb, &groups, &options),
+        Action::Set(mut request) => set(&mut request),
     }
 }
 
-fn set(request: &Request) -> Result<()> {
+fn act_on_groups(verb: Verb, groups: &[Group], options: &Options) -> Result<()> {
     let layout = Layout::read()?;
+    let parent = options.parent.as_ref();
+    let one = |name: &Group| there_is(&layout, name, options);
+    match (verb, groups) {
+        (Verb::Show, [name]) => show::show(&one(name)?, name, options.json),
+        (Verb::WaitOom, [name]) => oom::wait(&one(name)?, &name.0, options.oom_exit.unwrap_or(KILLED)),
+        (Verb::List, names) => list::list(&layout, parent, names.first(), options.json),
+        (Verb::Top, names) => top::top(&layout, parent, names.first(), options),
+        (Verb::Remove, names) => {
+            each(names, |name| remove::remove_named(&layout, parent, name, options.verbose, options.dry_run))
+        }
+        (_, names) => each(names, |name| match verb {
+            Verb::Freeze => freeze::freeze(&layout, &one(name)?, &name.0),
+            Verb::Thaw => freeze::thaw(&one(name)?, &name.0),
+            _ => remove::kill(&layout, &one(name)?, &name.0),
+        }),
+    }
+}
+
+fn there_is(layout: &Layout, name: &Group, options: &Options) -> Result<Vec<Place>> {
+    let places = group::existing(layout, options.parent.as_ref(), name)?;
+    if places.is_empty() { Err(anyhow!("there is no group '{}'", name.0)) } else { Ok(places) }
+}
+
+/// Goes on after a failure, so that one stubborn group does not hold up the rest.
+fn each(names: &[Group], act: impl Fn(&Group) -> Result<()>) -> Result<()> {
+    let mut failed: Option<Error> = None;
+    for error in names.iter().filter_map(|name| act(name).err()) {
+        if let Some(earlier) = failed.replace(error) {
+            fail::report("cgset", &earlier, &Statuses { usage: 2, failure: 1 });
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn set(request: &mut Request) -> Result<()> {
+    let layout = Layout::read()?;
+    if request.scope {
+        return systemd::enter_scope(&layout, request);
+    }
+    if request.pids_from_stdin {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read process numbers from standard input")?;
+        request.pids.extend(cli::pids(&text)?);
+    }
     if request.dry_run {
         return fail::print(&plan::plan(&layout, request)?.script(request));
     }
+    let report = request.report.as_ref().map(|path| Report::open(path, request.json)).transpose()?;
     // From here to the end no signal may come between a step and its undo.
     let held = run::hold_signals(request.runs())?;
     owner::settle(&layout, request)?;
     let plan = plan::plan(&layout, request)?;
+    for note in &plan.notes {
+        eprintln!("cgset: note: {note}");
+    }
     let made = act::act(&plan, request)?;
     if request.runs() {
-        return run::run(&layout, &plan, made, request, &held);
+        return run::run(&layout, &plan, made, request, &held, report);
     }
     made.keep();
     held.restore()

@@ -1,7 +1,8 @@
 //! owner: a group that lives as long as one cgset carries the mark of that cgset (an extended attribute).
 //!
 //! After kill -9 nobody removes the group; the next run of the same name sees that its owner is gone and
-//! clears it away first. The mark is the process number with its start time, so that a number used again
+//! clears it away first; levels above it that were made along the way are marked too, and go when they are
+//! empty. The mark is the process number with its start time, so that a number used again
 //! is not taken for it, and the pid namespace, in which alone the number means something.
 
 use std::fs;
@@ -9,9 +10,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
+use nix::errno::Errno;
 use unshare::fail::hint;
 
-use crate::cli::Request;
+use crate::cli::{Group, Parent, Request};
 use crate::files;
 use crate::group::{self, Place};
 use crate::layout::Layout;
@@ -28,14 +30,30 @@ enum Owner {
     None,
 }
 
+/// At the end of the mark of a directory above the group: others may use it too.
+const LEVEL: &str = " level";
+
 /// What the mark says: to be made before the group is, so that nothing lies between the group and its mark.
 pub fn me() -> Option<String> {
     identity("self")
 }
 
 /// Marks `dir`. A file system that holds no marks costs only the clearing after kill -9.
-pub fn mark(dir: &Path, me: Option<&String>) {
-    let _ = me.is_some_and(|me| NAMES.iter().any(|name| sys::set_xattr(dir, name, me).is_ok()));
+pub fn mark(dir: &Path, me: Option<&String>, level: bool) {
+    let Some(me) = me else { return };
+    let text = format!("{me}{}", if level { LEVEL } else { "" });
+    let _ = NAMES.iter().any(|name| sys::set_xattr(dir, name, &text).is_ok());
+}
+
+fn unmark(layout: &Layout, request: &Request) -> Result<()> {
+    for place in group::existing(layout, request.parent.as_ref(), &request.group)? {
+        let _ = NAMES.iter().any(|name| sys::remove_xattr(&place.path, name).is_ok());
+    }
+    Ok(())
+}
+
+fn read_mark(dir: &Path) -> Option<String> {
+    NAMES.iter().find_map(|name| sys::get_xattr(dir, name).ok())
 }
 
 fn identity(pid: &str) -> Option<String> {
@@ -50,8 +68,8 @@ fn start_time(stat: &str) -> Option<&str> {
     stat.rsplit_once(") ")?.1.split(' ').nth(19)
 }
 
-fn owner(dir: &Path) -> Owner {
-    let Some(mark) = NAMES.iter().find_map(|name| sys::get_xattr(dir, name).ok()) else { return Owner::None };
+fn owner(mark: Option<&str>) -> Owner {
+    let Some(mark) = mark.map(|mark| mark.trim_end_matches(LEVEL)) else { return Owner::None };
     let mut parts = mark.split(' ');
     let (Some(pid), Some(_), Some(namespace)) = (parts.next(), parts.next(), parts.next()) else {
         return Owner::None;
@@ -71,22 +89,54 @@ fn owner(dir: &Path) -> Owner {
 pub fn settle(layout: &Layout, request: &Request) -> Result<()> {
     let name = &request.group.0;
     let place = Place::new(layout, layout.tracker(), request.parent.as_ref(), &request.group)?;
-    match owner(&place.path) {
+    let mark = read_mark(&place.path);
+    let level = mark.as_ref().is_some_and(|mark| mark.ends_with(LEVEL));
+    match owner(mark.as_deref()) {
         Owner::Gone if request.runs() => {
             let places = group::existing(layout, request.parent.as_ref(), &request.group)?;
-            remove::remove(layout, &places, name)
+            remove::remove(layout, &places, name)?;
+            sweep_levels(layout, request.parent.as_ref(), &request.group)
         }
-        // Limits set from outside: from now on the group is the caller's.
-        Owner::Gone => {
-            let _ = NAMES.iter().any(|name| sys::remove_xattr(&place.path, name).is_ok());
-            Ok(())
-        }
+        // Set from outside, it is the caller's from now on: no run removes it any more.
+        Owner::Gone => unmark(layout, request),
+        Owner::Alive(_) if level => unmark(layout, request),
         Owner::Alive(pid) if request.runs() => {
             let error = anyhow!("group '{name}' belongs to a running cgset ({pid}) and ends with it");
             Err(hint(error, format!("to share a group make it first: cgset {name}; every run then joins it")))
         }
         Owner::Alive(_) | Owner::None => Ok(()),
     }
+}
+
+/// False where somebody has claimed a directory that this run made above its group.
+pub fn still_mine(dir: &Path) -> bool {
+    match read_mark(dir) {
+        Some(mark) => {
+            matches!(owner(Some(&mark)), Owner::Alive(pid) if pid == std::process::id().to_string())
+        }
+        // Without marks nobody can claim.
+        None => NAMES.iter().any(|name| sys::get_xattr(dir, name) != Err(Errno::ENODATA)),
+    }
+}
+
+/// Removes the empty levels above a group that a killed run has left.
+pub fn sweep_levels(layout: &Layout, parent: Option<&Parent>, group: &Group) -> Result<()> {
+    let mut name = group.0.as_str();
+    while let Some((above, _)) = name.rsplit_once('/') {
+        name = above;
+        let places = group::existing(layout, parent, &Group(name.into()))?;
+        let Some(first) = places.first() else { continue };
+        let mark = read_mark(&first.path);
+        let left = mark.as_ref().is_some_and(|mark| mark.ends_with(LEVEL));
+        if !left || !matches!(owner(mark.as_deref()), Owner::Gone) {
+            return Ok(());
+        }
+        // The one with the mark last, and only while the rest went: the next run tries again.
+        if !places.iter().rev().all(|place| files::rmdir(&place.path).is_ok()) {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,21 +8,28 @@ use unshare::fail::hint;
 use crate::cli::{Parent, Request};
 use crate::files;
 use crate::group::{self, Place};
-use crate::layout::{Hierarchy, Layout};
-use crate::words::{Amount, Knob, MILLION, Word};
+use crate::layout::{Hierarchy, LEAF, Layout};
+use crate::limits::Rules;
+use crate::own::{self, Ids};
+use crate::systemd;
+use crate::words::{Knob, Word};
 
 /// One change, with what its undo needs.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     MakeDir(PathBuf),
-    /// The new group lives as long as this cgset: say so on it.
-    Mark(PathBuf),
-    /// v1 cpuset beside another controller: nobody may enter before these are filled.
+    /// The new directory lives as long as this cgset: say so on it.
+    Mark {
+        dir: PathBuf,
+        /// It stands above the group, and others may use it meanwhile.
+        level: bool,
+    },
+    /// v1 cpuset: nobody may enter before these are filled.
     Inherit(PathBuf),
     /// Hand a v2 controller down from this level.
     Enable {
         level: PathBuf,
-        controller: &'static str,
+        controller: String,
     },
     /// Refuse a limit below what is in use; v1 does, v2 would kill.
     MakeRoom {
@@ -34,6 +41,11 @@ pub enum Step {
         value: String,
         check: Check,
         optional: bool,
+    },
+    Own {
+        dir: PathBuf,
+        files: Vec<String>,
+        ids: Ids,
     },
     Move {
         pid: i32,
@@ -49,6 +61,19 @@ pub enum Check {
     Bytes(Option<u64>),
     /// The first word.
     Word(String),
+    /// The same processors or memory nodes.
+    List(String),
+    /// One value of one device: "8:0 rbps=1 wbps=max" on v2, where it has a key; "8:0 1" on v1. A device
+    /// without limits has no line.
+    Device {
+        disk: String,
+        key: &'static str,
+        value: String,
+        none: &'static str,
+    },
+    /// What the user wrote, word by word.
+    Text(String),
+    Any,
 }
 
 pub struct Plan {
@@ -57,6 +82,10 @@ pub struct Plan {
     pub places: Vec<Place>,
     /// The group does not exist yet.
     pub fresh: bool,
+    /// v1, and a kill for memory is to end all that runs inside.
+    pub as_unit: bool,
+    /// What the user should know beforehand.
+    pub notes: Vec<String>,
 }
 
 /// A limit as the kernel writes it. v1 has no word for "none" but the largest number of pages.
@@ -68,190 +97,159 @@ pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
     let parent = request.parent.as_ref();
     let words = offered(layout, &request.words)?;
     let existing = group::existing(layout, parent, &request.group)?;
-    let mut plan = Plan { steps: Vec::new(), places: Vec::new(), fresh: existing.is_empty() };
+    let mut plan = Plan {
+        steps: Vec::new(),
+        places: Vec::new(),
+        fresh: existing.is_empty(),
+        as_unit: as_unit(layout, &words, request.runs()),
+        notes: notes(layout, &words),
+    };
     if let Some(Parent::Group(above)) = parent {
         if group::existing(layout, None, above)?.is_empty() {
             bail!("there is no group '{}' to put '{}' below", above.0, request.group.0);
         }
     }
-    let needed = |h: &Hierarchy| words.iter().any(|w| h.has(w.knob.controller()));
+    if request.leaf {
+        leaf(&mut plan, layout)?;
+    }
+    // Time used is counted by a tree of its own on v1.
+    let counted = |h: &Hierarchy| request.wants_time() && h.has("cpuacct");
+    let needed = |h: &Hierarchy| words.iter().any(|w| h.takes(w)) || counted(h);
     let mut trees: Vec<&Hierarchy> = layout.ours().collect();
     trees.sort_by_key(|h| *h != layout.tracker());
     for hierarchy in trees {
         let exists = existing.iter().any(|p| p.hierarchy == *hierarchy);
         if exists || needed(hierarchy) || hierarchy == layout.tracker() {
             let place = Place::new(layout, hierarchy, parent, &request.group)?;
-            make_levels(&mut plan, &place, &words);
-            if plan.fresh && plan.places.is_empty() && request.runs() && !request.keep {
-                plan.steps.push(Step::Mark(place.path.clone()));
-            }
+            let marked = plan.fresh && request.runs() && !request.keep;
+            make_levels(&mut plan, &place, &words, marked);
             plan.places.push(place);
         }
     }
-    for place in plan.places.clone() {
-        limits(&mut plan, layout, &place, &words, request.force)?;
+    plan.notes.extend(systemd::note(layout, &plan.places));
+    for place in &plan.places {
+        let words = words.iter().copied().filter(|w| layout.home_of(w) == Some(&place.hierarchy)).collect();
+        let rules = Rules { layout, place, words, force: request.force, runs: request.runs() };
+        plan.steps.extend(rules.steps()?);
+    }
+    if let Some(word) = &request.own {
+        let ids = own::ids(word)?;
+        plan.steps.extend(plan.places.iter().map(|place| own::step(layout, place, ids)));
     }
     moves(&mut plan, layout, &request.pids)?;
     Ok(plan)
 }
 
 /// The words that this host has a controller for; a missing one is an error unless it may be skipped.
-fn offered(layout: &Layout, words: &[Word]) -> Result<Vec<Word>> {
+fn offered<'a>(layout: &Layout, words: &'a [Word]) -> Result<Vec<&'a Word>> {
     let mut found = Vec::new();
     for word in words {
-        let controller = word.knob.controller();
-        if layout.home(controller).is_some() {
-            found.push(word.clone());
+        if layout.home_of(word).is_some() {
+            found.push(word);
         } else if !word.optional {
-            let why = layout.why_missing(controller);
-            let why = why.unwrap_or_else(|| "neither a v1 mount nor cgroup.controllers of v2 has it".into());
-            let error = anyhow!("no '{controller}' controller on this host: {why}");
-            return Err(hint(error, format!("to do without it: {}=…?", word.knob.word())));
+            return Err(not_offered(layout, word));
         }
     }
     Ok(found)
 }
 
+fn not_offered(layout: &Layout, word: &Word) -> Error {
+    let v2 = layout.hierarchies.iter().all(|h| h.v2);
+    let (Some(controller), without) =
+        (word.controller(v2).or(word.controller(true)), format!("to do without it: {}=…?", word.name()))
+    else {
+        return anyhow!("'{}' is not offered here", word.name());
+    };
+    if word.controller(false).is_none() && layout.home(controller).is_some() {
+        let text = format!(
+            "{}= is a limit of cgroup v2 only, and '{controller}' is a controller of v1 here",
+            word.name()
+        );
+        return hint(Error::msg(text), without);
+    }
+    let why = layout.why_missing(controller);
+    let why = why.unwrap_or_else(|| "neither a v1 mount nor cgroup.controllers of v2 has it".into());
+    hint(anyhow!("no '{controller}' controller on this host: {why}"), without)
+}
+
+fn as_unit(layout: &Layout, words: &[&Word], runs: bool) -> bool {
+    let on = |w: &&&Word| w.knob == Knob::OomGroup && w.amount == crate::amount::Amount::Exact(1);
+    runs && words.iter().find(on).is_some_and(|w| layout.home_of(w).is_some_and(|h| !h.v2))
+}
+
+fn notes(layout: &Layout, words: &[&Word]) -> Vec<String> {
+    let swappiness = words.iter().find(|w| w.knob == Knob::Swappiness);
+    let on_v2 =
+        |w: &&&Word| layout.home_of(w).is_some_and(|h| h.v2) && w.amount == crate::amount::Amount::Exact(0);
+    let text = "cgroup v2 has no swappiness for a group: swappiness=0 is done as swap=0";
+    swappiness.filter(on_v2).map(|_| text.to_owned()).into_iter().collect()
+}
+
+/// The processes of our own v2 group go to a leaf of it, so that it can hand controllers down.
+fn leaf(plan: &mut Plan, layout: &Layout) -> Result<()> {
+    for hierarchy in layout.ours().filter(|h| h.v2) {
+        let own = hierarchy.mount.join(layout.own(hierarchy)?);
+        let inside = group::members(&own);
+        let leaf = own.join(LEAF);
+        if inside.is_empty() {
+            continue;
+        }
+        if !leaf.is_dir() {
+            plan.steps.push(Step::MakeDir(leaf.clone()));
+        }
+        let (file, back) = (leaf.join("cgroup.procs"), own.join("cgroup.procs"));
+        let into = |pid| Step::Move { pid, file: file.clone(), back: Some(back.clone()) };
+        plan.steps.extend(inside.into_iter().map(into));
+    }
+    Ok(())
+}
+
 /// The directories down to the group, and on v2 the controllers handed down at each level. One controller a
 /// write: a line with one that is missing is refused as a whole.
-fn make_levels(plan: &mut Plan, place: &Place, words: &[Word]) {
+fn make_levels(plan: &mut Plan, place: &Place, words: &[&Word], marked: bool) {
     let hierarchy = &place.hierarchy;
     let below = place.path.strip_prefix(&hierarchy.mount).expect("a place is below its mount");
     let mut level = hierarchy.mount.clone();
     for part in below.components() {
         if hierarchy.v2 {
-            let on = files::read(&level.join("cgroup.subtree_control")).unwrap_or_default();
-            for (_, _, controller) in Knob::TABLE {
-                let wanted =
-                    words.iter().any(|w| w.knob.controller() == controller) && hierarchy.has(controller);
-                // A fixture's file holds what was written to it: "+memory".
-                let have = on.split_whitespace().any(|c| c.trim_start_matches('+') == controller);
-                let step = Step::Enable { level: level.clone(), controller };
-                if wanted && !have && plan.steps.last() != Some(&step) {
-                    plan.steps.push(step);
-                }
-            }
+            enable(plan, hierarchy, &level, words);
         }
         level.push(part);
-        if !level.is_dir() {
+        let fresh = !level.is_dir();
+        if fresh {
             plan.steps.push(Step::MakeDir(level.clone()));
-            if hierarchy.has("cpuset") && !hierarchy.v2 {
-                plan.steps.extend(["cpuset.cpus", "cpuset.mems"].map(|file| Step::Inherit(level.join(file))));
-            }
+        }
+        // The group itself in one tree only: by that one the others are found.
+        if fresh && marked && (level != place.path || plan.places.is_empty()) {
+            plan.steps.push(Step::Mark { dir: level.clone(), level: level != place.path });
+        }
+        if hierarchy.has("cpuset") && !hierarchy.v2 {
+            let empty = |file: &PathBuf| fresh || files::read(file).is_ok_and(|text| text.trim().is_empty());
+            let files = ["cpuset.cpus", "cpuset.mems"].map(|file| level.join(file));
+            plan.steps.extend(files.into_iter().filter(empty).map(Step::Inherit));
         }
     }
 }
 
-fn limits(plan: &mut Plan, layout: &Layout, place: &Place, words: &[Word], force: bool) -> Result<()> {
-    let word = |knob: Knob| words.iter().find(|w| w.knob == knob && place.hierarchy.has(knob.controller()));
-    let bytes = |w: &Word| bytes(layout, w.amount);
-    match (word(Knob::Mem), word(Knob::Swap), place.hierarchy.v2) {
-        (None, None, _) => {}
-        (mem, swap, true) => {
-            let mem_bytes = mem.map(bytes).transpose()?;
-            // Swap first: a lower mem= pushes out what a lower swap= would then find there.
-            if let Some(swap) = swap {
-                plan.steps.push(size(place, "memory.swap.max", bytes(swap)?, "max", swap.optional));
-            }
-            if let Some(limit) = mem_bytes {
-                if let (Some(bytes), false) = (limit, force || !place.path.is_dir()) {
-                    plan.steps.push(Step::MakeRoom { dir: place.path.clone(), bytes });
-                }
-                plan.steps.push(size(place, "memory.max", limit, "max", false));
-            }
-        }
-        (mem, swap, false) => {
-            let wish = V1Wish { mem: mem.map(bytes).transpose()?, swap: swap.map(bytes).transpose()? };
-            memory_v1(plan, place, &wish, swap.is_some_and(|w| w.optional))?;
+fn enable(plan: &mut Plan, hierarchy: &Hierarchy, level: &Path, words: &[&Word]) {
+    let on = files::read(&level.join("cgroup.subtree_control")).unwrap_or_default();
+    for word in words.iter().filter(|w| hierarchy.takes(w)) {
+        let controller = word.controller(true).unwrap_or_default();
+        // A fixture's file holds what was written to it: "+memory".
+        let have = on.split_whitespace().any(|c| c.trim_start_matches('+') == controller);
+        let step = Step::Enable { level: level.to_owned(), controller: controller.to_owned() };
+        if controller != "cgroup" && !have && !plan.steps.contains(&step) {
+            plan.steps.push(step);
         }
     }
-    if let Some(word) = word(Knob::Procs) {
-        let value = match word.amount {
-            Amount::Exact(count) => count.to_string(),
-            _ => "max".into(),
-        };
-        plan.steps.push(exact(place, "pids.max", value));
-    }
-    if let Some(word) = word(Knob::Cpu) {
-        plan.steps.push(processors(place, word.amount));
-    }
-    Ok(())
-}
-
-fn bytes(layout: &Layout, amount: Amount) -> Result<Option<u64>> {
-    Ok(match amount {
-        Amount::Max => None,
-        Amount::Exact(bytes) => Some(bytes),
-        Amount::OfRam(part) => Some((u128::from(layout.ram()?) * u128::from(part) / 100_000) as u64),
-    })
-}
-
-fn size(place: &Place, file: &str, bytes: Option<u64>, none: &str, optional: bool) -> Step {
-    let value = bytes.map_or(none.to_owned(), |bytes| bytes.to_string());
-    Step::Write { file: place.path.join(file), value, check: Check::Bytes(bytes), optional }
-}
-
-fn exact(place: &Place, file: &str, value: String) -> Step {
-    Step::Write { file: place.path.join(file), check: Check::Word(value.clone()), value, optional: false }
-}
-
-/// The period stays as it is, so that one write does it and no moment has half of both.
-fn processors(place: &Place, amount: Amount) -> Step {
-    let v2 = place.hierarchy.v2;
-    let file = if v2 { "cpu.max" } else { "cpu.cfs_quota_us" };
-    let Amount::Exact(parts) = amount else {
-        return exact(place, file, if v2 { "max" } else { "-1" }.into());
-    };
-    let period_file = if v2 { file } else { "cpu.cfs_period_us" };
-    let text = files::read(&place.path.join(period_file)).unwrap_or_default();
-    let period = text.split_whitespace().last().and_then(|word| word.parse().ok()).unwrap_or(100_000);
-    exact(place, file, (u128::from(parts) * period / u128::from(MILLION)).to_string())
-}
-
-struct V1Wish {
-    mem: Option<Option<u64>>,
-    swap: Option<Option<u64>>,
-}
-
-/// v1 counts memory and swap in one limit (memsw), never below that of memory alone: swap = memsw - limit,
-/// and of two changes the one comes first after which this still holds (memory.rst, "Memory+Swap").
-fn memory_v1(plan: &mut Plan, place: &Place, wish: &V1Wish, optional: bool) -> Result<()> {
-    const LIMIT: &str = "memory.limit_in_bytes";
-    const MEMSW: &str = "memory.memsw.limit_in_bytes";
-    let read = |file: &str| parse_limit(&files::read(&place.path.join(file)).unwrap_or_default());
-    let (old_limit, old_memsw) = (read(LIMIT), read(MEMSW));
-    let counts_swap = place.hierarchy.mount.join(MEMSW).exists();
-    if !counts_swap && wish.swap.is_some() && !optional {
-        let error = anyhow!("swap= cannot be set: this kernel does not count swap (no '{MEMSW}')");
-        return Err(hint(error, "boot with swapaccount=1, or write swap=…? to do without"));
-    }
-    let limit = wish.mem.unwrap_or(old_limit);
-    let memsw = match (wish.swap, limit) {
-        (Some(Some(_)), None) => return Err(no_limit_to_add_to()),
-        (Some(Some(swap)), Some(limit)) => Some(limit.saturating_add(swap)),
-        (Some(None), _) | (None, None) => None,
-        // Only mem= was said: what was left for swap stays.
-        (None, Some(limit)) => old_memsw.map(|old| old - old_limit.unwrap_or(old).min(old) + limit),
-    };
-    let set_limit = wish.mem.map(|_| size(place, LIMIT, limit, "-1", false));
-    let set_memsw = (counts_swap && memsw != old_memsw).then(|| size(place, MEMSW, memsw, "-1", optional));
-    let above = |new: Option<u64>, old: Option<u64>| new.unwrap_or(u64::MAX) > old.unwrap_or(u64::MAX);
-    let steps = if above(limit, old_memsw) { [set_memsw, set_limit] } else { [set_limit, set_memsw] };
-    plan.steps.extend(steps.into_iter().flatten());
-    Ok(())
-}
-
-fn no_limit_to_add_to() -> Error {
-    let error = anyhow!("swap= needs a limit of mem= on a v1 host, which counts both in one");
-    hint(error, "give both: mem=100M swap=50M")
 }
 
 fn moves(plan: &mut Plan, layout: &Layout, pids: &[i32]) -> Result<()> {
     for &pid in pids {
-        if !Path::new("/proc").join(pid.to_string()).exists() {
+        if !layout.host("/proc").join(pid.to_string()).exists() {
             bail!("there is no process {pid}");
         }
-        for place in plan.places.clone() {
+        for place in &plan.places {
             let stands = layout.standing(&place.hierarchy, &pid.to_string()).ok();
             let back = stands.map(|below| place.hierarchy.mount.join(below).join("cgroup.procs"));
             plan.steps.push(Step::Move { pid, file: place.path.join("cgroup.procs"), back });
@@ -260,140 +258,14 @@ fn moves(plan: &mut Plan, layout: &Layout, pids: &[i32]) -> Result<()> {
     Ok(())
 }
 
-impl Plan {
-    /// The plan as a shell script that does the same.
-    pub fn script(&self, request: &Request) -> String {
-        let mut text = String::from("#!/bin/sh\nset -e\n");
-        for step in &self.steps {
-            text += &step.shell();
-        }
-        if request.runs() {
-            let words: Vec<String> = request.argv.iter().map(|word| quote(&word.to_string_lossy())).collect();
-            text += "status=0\n(\n";
-            for place in &self.places {
-                text += &format!("    echo 0 > {}\n", quote_path(&place.entrance()));
-            }
-            text += &format!("    exec {}\n) || status=$?\n", words.join(" "));
-            if self.fresh && !request.keep {
-                for step in self.steps.iter().rev() {
-                    if let Step::MakeDir(dir) = step {
-                        text += &format!("rmdir {}\n", quote_path(dir));
-                    }
-                }
-            }
-            text += "exit $status\n";
-        }
-        text
-    }
-}
-
-impl Step {
-    /// The step as a line of shell.
-    pub fn shell(&self) -> String {
-        let echo = |value: &str, file: &Path| format!("echo {value} > {}\n", quote_path(file));
-        match self {
-            Step::MakeDir(dir) => format!("mkdir {}\n", quote_path(dir)),
-            Step::Mark(_) => String::new(),
-            Step::Inherit(file) => {
-                let name = file.file_name().expect("a control file has a name");
-                let above = file.ancestors().nth(2).expect("a group has a parent").join(name);
-                format!("cat {} > {}\n", quote_path(&above), quote_path(file))
-            }
-            Step::Enable { level, controller } => {
-                echo(&format!("+{controller}"), &level.join("cgroup.subtree_control"))
-            }
-            Step::MakeRoom { dir, bytes } => {
-                format!("test \"$(cat {})\" -le {bytes}\n", quote_path(&dir.join("memory.current")))
-            }
-            Step::Write { file, value, optional: false, .. } => echo(value, file),
-            Step::Write { file, value, .. } => {
-                format!("! test -e {} || {}", quote_path(file), echo(value, file))
-            }
-            Step::Move { pid, file, .. } => echo(&pid.to_string(), file),
-        }
-    }
-}
-
-fn quote_path(path: &Path) -> String {
-    quote(&path.to_string_lossy())
-}
-
-/// For sh: as it is where it has nothing special.
-pub fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:=@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_are_quoted_for_the_shell() {
-        assert_eq!(quote("a/b-1"), "a/b-1");
-        assert_eq!(quote("it's $x"), r"'it'\''s $x'");
-        assert_eq!(quote(""), "''");
-    }
 
     #[test]
     fn no_limit_is_written_in_two_ways() {
         assert_eq!(parse_limit("9223372036854771712\n"), None);
         assert_eq!(parse_limit("max\n"), None);
         assert_eq!(parse_limit("4096\n"), Some(4096));
-    }
-
-    #[test]
-    fn memsw_and_limit_are_written_in_an_order_that_the_kernel_takes() {
-        let dir = std::env::temp_dir().join(format!("cgset-plan-{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("g")).unwrap();
-        std::fs::write(dir.join("memory.memsw.limit_in_bytes"), "").unwrap();
-        let hierarchy = Hierarchy {
-            v2: false,
-            mount: dir.clone(),
-            shown: "/".into(),
-            controllers: vec!["memory".into()],
-        };
-        let place = Place { hierarchy, path: dir.join("g") };
-        let none = "9223372036854771712".to_string();
-        let steps = |old: [Option<u64>; 2], mem, swap| {
-            let old = old.map(|v| v.map_or(none.clone(), |v| v.to_string()));
-            std::fs::write(dir.join("g/memory.limit_in_bytes"), &old[0]).unwrap();
-            std::fs::write(dir.join("g/memory.memsw.limit_in_bytes"), &old[1]).unwrap();
-            let mut plan = Plan { steps: Vec::new(), places: Vec::new(), fresh: false };
-            memory_v1(&mut plan, &place, &V1Wish { mem, swap }, false)?;
-            let show = |step: Step| match step {
-                Step::Write { file, value, .. } if file.ends_with("memory.limit_in_bytes") => {
-                    format!("limit {value}")
-                }
-                Step::Write { value, .. } => format!("memsw {value}"),
-                other => panic!("{other:?}"),
-            };
-            Ok::<_, Error>(plan.steps.into_iter().map(show).collect::<Vec<_>>().join(", "))
-        };
-        const M: u64 = 1000;
-        // From none at all, lowering, raising beyond the old sum, and raising within it.
-        assert_eq!(steps([None, None], Some(Some(M)), Some(Some(0))).unwrap(), "limit 1000, memsw 1000");
-        assert_eq!(
-            steps([Some(5 * M), Some(6 * M)], Some(Some(M)), Some(Some(M))).unwrap(),
-            "limit 1000, memsw 2000"
-        );
-        assert_eq!(
-            steps([Some(M), Some(2 * M)], Some(Some(3 * M)), Some(Some(M))).unwrap(),
-            "memsw 4000, limit 3000"
-        );
-        assert_eq!(
-            steps([Some(M), Some(9 * M)], Some(Some(3 * M)), Some(Some(M))).unwrap(),
-            "limit 3000, memsw 4000"
-        );
-        // mem= alone leaves swap as it was; lifting the limit lifts the sum.
-        assert_eq!(steps([Some(M), Some(3 * M)], Some(Some(4 * M)), None).unwrap(), "memsw 6000, limit 4000");
-        assert_eq!(steps([Some(M), None], Some(Some(4 * M)), None).unwrap(), "limit 4000");
-        assert_eq!(steps([Some(M), Some(M)], Some(None), None).unwrap(), "memsw -1, limit -1");
-        assert_eq!(steps([Some(M), Some(M)], None, Some(None)).unwrap(), "memsw -1");
-        assert!(steps([None, None], None, Some(Some(M))).is_err());
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -9,58 +9,46 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Error, Result, anyhow, bail};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
-use unshare::fail::{self, Statuses, hint};
+use unshare::fail::{self, hint};
 
 use crate::cli::{Group, Parent};
 use crate::files::{self, cannot, rmdir};
+use crate::freeze::Freezer;
 use crate::group::{self, Place};
 use crate::layout::Layout;
+use crate::owner;
 
 /// Longer than anything killed takes to go, but for tasks that hang in the kernel.
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long a freezing group is waited for in one round.
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 
-/// Goes on after a failure, so that one stubborn group does not hold up the rest.
-pub fn remove_all(
+/// One of those named; its script when nothing is to be done.
+pub fn remove_named(
     layout: &Layout,
     parent: Option<&Parent>,
-    groups: &[Group],
+    name: &Group,
     verbose: bool,
     dry_run: bool,
 ) -> Result<()> {
-    let mut failed: Option<Error> = None;
-    for name in groups {
-        let places = group::existing(layout, parent, name)?;
-        let done = if dry_run { fail::print(&script(&places)) } else { remove(layout, &places, &name.0) };
-        if verbose && places.is_empty() {
-            eprintln!("cgset: there is no group '{}'", name.0);
-        }
-        if let Err(error) = done {
-            if let Some(earlier) = failed.replace(error) {
-                fail::report("cgset", &earlier, &Statuses { usage: 2, failure: 1 });
-            }
-        }
+    let places = group::existing(layout, parent, name)?;
+    if dry_run {
+        return fail::print(&script(&places));
     }
-    failed.map_or(Ok(()), Err)
+    if verbose && places.is_empty() {
+        eprintln!("cgset: there is no group '{}'", name.0);
+    }
+    remove(layout, &places, &name.0)?;
+    owner::sweep_levels(layout, parent, name)
 }
 
 /// A group that is not there is as asked.
 pub fn remove(layout: &Layout, places: &[Place], name: &str) -> Result<()> {
-    let me = std::process::id() as i32;
-    for place in places {
-        if layout
-            .own(&place.hierarchy)
-            .is_ok_and(|own| place.hierarchy.mount.join(own).starts_with(&place.path))
-        {
-            let error = anyhow!("cannot remove '{name}': cgset itself ({me}) runs in it");
-            return Err(hint(error, "call it from outside of the group"));
-        }
-    }
+    not_ourselves(layout, places, &format!("remove '{name}'"))?;
     let deadline = Instant::now() + LIMIT;
     // Most often nobody is left, and then this is all.
     let mut left = remove_empty(places)?;
@@ -76,6 +64,41 @@ pub fn remove(layout: &Layout, places: &[Place], name: &str) -> Result<()> {
         }
         wait_for_change(places, pause);
         pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Ends all that runs in the group; the group stays.
+pub fn kill(layout: &Layout, places: &[Place], name: &str) -> Result<()> {
+    not_ourselves(layout, places, &format!("kill '{name}'"))?;
+    kill_members(places)
+}
+
+pub fn kill_members(places: &[Place]) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        let inside = group::all_members(places);
+        if inside.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("killed, and still there: {}", group::name_them(&inside));
+        }
+        kill_all(places, deadline);
+        wait_for_change(places, pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Whoever kills or freezes his own group does not live to end it.
+pub fn not_ourselves(layout: &Layout, places: &[Place], what: &str) -> Result<()> {
+    let me = std::process::id();
+    for Place { hierarchy, path } in places {
+        if layout.standing(hierarchy, "self").is_ok_and(|own| hierarchy.mount.join(own).starts_with(path)) {
+            let error = anyhow!("cannot {what}: cgset itself ({me}) runs in it");
+            return Err(hint(error, "call it from outside of the group"));
+        }
     }
     Ok(())
 }
@@ -125,53 +148,11 @@ fn kill_all(places: &[Place], deadline: Instant) {
     for pid in group::all_members(places) {
         // 0 is one whom this pid namespace does not see; kill(0) would be our own process group.
         if pid > 1 && pid != me {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
     for freezer in &freezers {
         freezer.let_go();
-    }
-}
-
-/// Holds all tasks of a group: the v1 freezer or v2's own.
-struct Freezer<'a> {
-    place: &'a Place,
-    file: &'static str,
-}
-
-impl Freezer<'_> {
-    fn of(place: &Place) -> Option<Freezer<'_>> {
-        let file = if place.hierarchy.v2 { "cgroup.freeze" } else { "freezer.state" };
-        place.path.join(file).exists().then_some(Freezer { place, file })
-    }
-
-    fn hold(&self, deadline: Instant) {
-        let _ = files::write(
-            &self.place.path.join(self.file),
-            if self.place.hierarchy.v2 { "1" } else { "FROZEN" },
-        );
-        while !self.held() && Instant::now() < deadline {
-            // A new child of v1 may have slipped in; writing again takes it too (freezer-subsystem.rst).
-            if !self.place.hierarchy.v2 {
-                let _ = files::write(&self.place.path.join(self.file), "FROZEN");
-            }
-            thread::sleep(Duration::from_micros(200));
-        }
-    }
-
-    fn held(&self) -> bool {
-        let read = |file: &str| files::read(&self.place.path.join(file)).unwrap_or_default();
-        match self.place.hierarchy.v2 {
-            true => files::keyed(&read("cgroup.events"), "frozen") != Some(0),
-            false => read("freezer.state").trim() != "FREEZING",
-        }
-    }
-
-    /// The groups below may have been frozen on their own.
-    fn let_go(&self) {
-        for dir in group::tree(&self.place.path) {
-            let _ = files::write(&dir.join(self.file), if self.place.hierarchy.v2 { "0" } else { "THAWED" });
-        }
     }
 }
 
@@ -202,7 +183,7 @@ fn poll_event(file: &Path, pause: Duration) {
 fn script(places: &[Place]) -> String {
     let mut text = String::from("#!/bin/sh\nset -e\n");
     for place in places {
-        let dir = crate::plan::quote(&place.path.to_string_lossy());
+        let dir = crate::script::quote(&place.path.to_string_lossy());
         if place.hierarchy.v2 {
             text += &format!("echo 1 > {dir}/cgroup.kill\n");
         } else {

@@ -9,15 +9,17 @@
 //!   end as the command ended
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::exit;
+use std::time::Instant;
 
 use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{ForkResult, Pid};
-use unshare::child::{End, Held, Wait, end_as};
+use nix::unistd::{ForkResult, Pid, pipe2, read, write};
+use unshare::child::{DeathTie, Held, Wait, end_as};
 use unshare::fail::{self, Statuses};
 
 use crate::act::{Undo, refused_entry};
@@ -26,10 +28,11 @@ use crate::counters;
 use crate::files;
 use crate::group::Place;
 use crate::layout::Layout;
+use crate::oom::{self, Watch};
+use crate::owner;
 use crate::plan::Plan;
 use crate::remove;
-use crate::sys;
-use crate::words::human;
+use crate::report::{End, Report};
 
 const STATUSES: Statuses = Statuses { usage: 2, failure: 125 };
 
@@ -43,50 +46,86 @@ pub fn hold_signals(runs: bool) -> Result<Held> {
     Held::block(&forwarded(), runs)
 }
 
-pub fn run(layout: &Layout, plan: &Plan, done: Undo, request: &Request, held: &Held) -> Result<()> {
+pub fn run(
+    layout: &Layout,
+    plan: &Plan,
+    done: Undo,
+    request: &Request,
+    held: &Held,
+    report: Option<Report>,
+) -> Result<()> {
     let kills_before = if plan.fresh { 0 } else { counters::oom_kills(&plan.places) };
-    let child = start(plan, request, held)?;
-    let made = done.keep();
-    let status = Wait { forward: forwarded(), follow_stops: true }.wait_for(child)?;
-    report_kills(plan, request, kills_before);
+    let watch = plan.as_unit.then(|| Watch::new(&plan.places)).transpose()?;
+    let (failed, failing) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).context("cannot make a pipe")?;
+    let begun = Instant::now();
+    let child = start(plan, request, held, &failing)?;
+    drop(failing);
+    let guard = watch.as_ref().map(|watch| guard_as_unit(watch, &plan.places));
+    let status = Wait { forward: forwarded(), follow_stops: true }.wait_for(child);
+    let wall = begun.elapsed();
+    guard.into_iter().flatten().for_each(dismiss);
+    // Nothing has run where the child said so before it ended: then all is as it was before.
+    let ran = read(&failed, &mut [0]) != Ok(1);
+    let (made, undo) = if ran { (done.keep(), None) } else { (Vec::new(), Some(done)) };
+    let status = status?;
+    let end = End { status, wall, kills: counters::oom_kills(&plan.places).saturating_sub(kills_before) };
+    if ran {
+        tell_kills(plan, request, end.kills);
+    }
+    let reported = report.map_or(Ok(()), |report| report.write(&plan.places, &request.group.0, &end));
     if plan.fresh && !request.keep {
         tidy(layout, plan, request, &made);
     }
-    finish(status)
-}
-
-fn finish(status: End) -> ! {
-    end_as(status)
+    drop(undo);
+    reported?;
+    match request.oom_exit {
+        Some(code) if ran && end.kills > 0 => exit(code.into()),
+        _ => end_as(status),
+    }
 }
 
 /// The command's status is the answer; that something stayed behind is told beside it.
-fn tidy(layout: &Layout, plan: &Plan, request: &Request, made: &[std::path::PathBuf]) {
+fn tidy(layout: &Layout, plan: &Plan, request: &Request, made: &[PathBuf]) {
     if let Err(error) = remove::remove(layout, &plan.places, &request.group.0) {
         fail::report("cgset", &error, &STATUSES);
     }
-    for above in made.iter().rev() {
+    for above in made.iter().rev().filter(|dir| owner::still_mine(dir)) {
         // Gone with the group, or somebody has put another group there by now.
         let _ = files::rmdir(above);
     }
+    let _ = owner::sweep_levels(layout, request.parent.as_ref(), &request.group);
 }
 
-fn report_kills(plan: &Plan, request: &Request, before: u64) {
-    let kills = counters::oom_kills(&plan.places).saturating_sub(before);
+fn tell_kills(plan: &Plan, request: &Request, kills: u64) {
     if kills == 0 {
         return;
     }
-    let Some(memory) = counters::memory(&plan.places) else { return };
-    let limit = memory.limit.map_or("max".into(), human);
-    let peak = memory.peak.map_or("unknown".into(), human);
-    let what = if kills == 1 { "process" } else { "processes" };
-    let text = format!(
-        "cgset: {}: out of memory: limit {limit}, peak {peak}, {kills} {what} killed\n",
-        request.group.0
-    );
+    let text = format!("cgset: {}: {}\n", request.group.0, counters::kills_line(&plan.places, kills));
     let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
 }
 
-fn start(plan: &Plan, request: &Request, held: &Held) -> Result<Pid> {
+/// v1 kills one process and lets the rest go on; this child of ours ends the rest, as memory.oom.group does
+/// on v2. It cannot be the parent, which sits in sigwaitinfo(2).
+fn guard_as_unit(watch: &Watch, places: &[Place]) -> Option<Pid> {
+    let tie = DeathTie::before_fork(Signal::SIGKILL as i32);
+    match unshare::sys::fork() {
+        Ok(ForkResult::Child) => {
+            if tie.bind().is_ok() && watch.wait().is_ok_and(|end| end == oom::Ended::Killed) {
+                let _ = remove::kill_members(places);
+            }
+            exit(0)
+        }
+        Ok(ForkResult::Parent { child }) => Some(child),
+        Err(_) => None,
+    }
+}
+
+fn dismiss(guard: Pid) {
+    let _ = kill(guard, Signal::SIGKILL);
+    let _ = Wait::plain().wait_for(guard);
+}
+
+fn start(plan: &Plan, request: &Request, held: &Held, failing: &OwnedFd) -> Result<Pid> {
     let v2 = plan.places.iter().find(|place| place.hierarchy.v2);
     let (fork, entered) = fork_into(v2)?;
     match fork {
@@ -97,8 +136,10 @@ fn start(plan: &Plan, request: &Request, held: &Held) -> Result<Pid> {
                 Ok(()) => unshare::exec::exec(&request.argv),
                 Err(error) => error,
             };
+            let status = fail::report("cgset", &error, &STATUSES);
+            let _ = write(failing, &[status]);
             // exit, so that nothing of the parent's is undone here.
-            exit(fail::report("cgset", &error, &STATUSES).into())
+            exit(status.into())
         }
     }
 }
@@ -107,7 +148,7 @@ fn start(plan: &Plan, request: &Request, held: &Held) -> Result<Pid> {
 fn fork_into(v2: Option<&Place>) -> Result<(ForkResult, bool)> {
     if let Some(place) = v2 {
         let directory = directory(place)?;
-        match sys::clone_into(directory.as_fd()) {
+        match unshare::sys::fork_into_cgroup(directory.as_fd()) {
             Ok(fork) => return Ok((fork, true)),
             // ENOSYS: before 5.3, or a filter of system calls; E2BIG, EINVAL: no CLONE_INTO_CGROUP yet;
             // EPERM: such a filter again.

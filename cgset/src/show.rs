@@ -1,25 +1,23 @@
 //! show: limits, use, peaks and members of a group, a line a word; --json has the exact numbers.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use serde_json::{Map, Value, json};
 use unshare::fail;
 
-use crate::cli::{Group, Parent};
+use crate::amount::{MILLION, human, human_cpu};
+use crate::cli::Group;
 use crate::counters::{self, Cpu, Memory, Procs, Swap};
-use crate::group;
-use crate::layout::Layout;
-use crate::words::{MILLION, human, human_cpu};
+use crate::freeze;
+use crate::group::{self, Place};
+use crate::plan::parse_limit;
 
-pub fn show(layout: &Layout, parent: Option<&Parent>, name: &Group, as_json: bool) -> Result<()> {
-    let places = group::existing(layout, parent, name)?;
-    if places.is_empty() {
-        return Err(anyhow!("there is no group '{}'", name.0));
-    }
+pub fn show(places: &[Place], name: &Group, as_json: bool) -> Result<()> {
     let facts = Facts {
-        memory: counters::memory(&places),
-        procs: counters::procs(&places),
-        cpu: counters::cpu(&places),
-        pids: group::all_members(&places),
+        memory: counters::memory(places),
+        procs: counters::procs(places),
+        cpu: counters::cpu(places),
+        lesser: lesser(places),
+        pids: group::all_members(places),
     };
     if as_json {
         let dirs: Vec<_> = places.iter().map(|p| p.path.display().to_string()).collect();
@@ -32,6 +30,7 @@ struct Facts {
     memory: Option<Memory>,
     procs: Option<Procs>,
     cpu: Option<Cpu>,
+    lesser: Vec<Setting>,
     pids: Vec<i32>,
 }
 
@@ -60,12 +59,16 @@ impl Facts {
             let [used, throttled] = [c.used_usec, c.throttled_usec].map(|n| unknown(n, seconds));
             text += &format!("cpu={} used={used} throttled={throttled}\n", max(c.limit, human_cpu));
         }
+        for Setting { word, text: value, .. } in &self.lesser {
+            text += &format!("{word}={value}\n");
+        }
         let pids: Vec<String> = self.pids.iter().map(i32::to_string).collect();
         text + &format!("pids={}\n", pids.join(","))
     }
 
     fn json(&self, name: &str, dirs: &[String]) -> Value {
         let mut all = Map::new();
+
         all.insert("group".into(), json!(name));
         all.insert("directories".into(), json!(dirs));
         if let Some(m) = &self.memory {
@@ -84,16 +87,65 @@ impl Facts {
                 json!({"limit": limit, "used": used, "peak": peak, "refused": refused}),
             );
         }
-        if let Some(Cpu { limit, used_usec, throttled_usec }) = &self.cpu {
+        if let Some(Cpu { limit, weight, used_usec, throttled_usec }) = &self.cpu {
             let limit = limit.map(|parts| parts as f64 / MILLION as f64);
             all.insert(
                 "cpu".into(),
-                json!({"limit": limit, "used_usec": used_usec, "throttled_usec": throttled_usec}),
+                json!({"limit": limit, "weight": weight, "used_usec": used_usec, "throttled_usec": throttled_usec}),
             );
+        }
+        for Setting { word, exact, .. } in &self.lesser {
+            match exact {
+                // A word for each device: a list.
+                Value::Object(_) => match all.entry(*word).or_insert_with(|| json!([])) {
+                    Value::Array(list) => list.push(exact.clone()),
+                    other => *other = exact.clone(),
+                },
+                exact => drop(all.insert((*word).into(), exact.clone())),
+            }
         }
         all.insert("pids".into(), json!(self.pids));
         Value::Object(all)
     }
+}
+
+/// A word that differs from what a new group has.
+struct Setting {
+    word: &'static str,
+    text: String,
+    exact: Value,
+}
+
+fn lesser(places: &[Place]) -> Vec<Setting> {
+    let mut all: Vec<Setting> = Vec::new();
+    let setting = |controller, file| counters::setting(places, controller, file);
+    for (word, file, usual) in
+        [("high", "memory.high", "max"), ("low", "memory.low", "0"), ("min", "memory.min", "0")]
+    {
+        let Some(text) = setting("memory", file).filter(|text| text != usual) else { continue };
+        let bytes = parse_limit(&text);
+        all.push(Setting { word, text: bytes.map_or(text, human), exact: json!(bytes) });
+    }
+    let weight = counters::cpu(places).and_then(|c| c.weight).map(|weight| weight.to_string());
+    for (word, text, usual) in [
+        ("swappiness", setting("memory", "memory.swappiness"), "60"),
+        ("oomgroup", setting("memory", "memory.oom.group"), "0"),
+        ("weight", weight, "100"),
+        ("cpus", setting("cpuset", "cpuset.cpus"), ""),
+        ("mems", setting("cpuset", "cpuset.mems"), ""),
+        ("frozen", freeze::frozen(places).then(|| "1".into()), ""),
+    ] {
+        let Some(text) = text.filter(|text| text != usual) else { continue };
+        let number = text.parse::<u64>().ok().filter(|_| !matches!(word, "cpus" | "mems"));
+        let exact = number.map_or(json!(text), |number| json!(number));
+        all.push(Setting { word, text, exact });
+    }
+    for (word, device, limit) in counters::devices(places) {
+        let short = if word.ends_with("iops") { limit.to_string() } else { human(limit) };
+        let exact = json!({"device": device, "limit": limit});
+        all.push(Setting { word, text: format!("{device}:{short}"), exact });
+    }
+    all
 }
 
 fn max(limit: Option<u64>, print: impl Fn(u64) -> String) -> String {

@@ -1,108 +1,226 @@
-//! words: mem= swap= procs= cpu= and their values; one language for v1 and v2.
+//! words: the limits by name, one language for v1 and v2, and the file names that go beside it.
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 use unshare::fail::hint;
 
+use crate::amount::{self, Amount, PROCS_MOST};
 use crate::cli::usage;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Knob {
     Mem,
     Swap,
+    Swappiness,
+    High,
+    Low,
+    Min,
+    OomGroup,
     Procs,
     Cpu,
+    Weight,
+    Cpus,
+    Mems,
+    Read,
+    Write,
+    Riops,
+    Wiops,
+    /// A control file named by the user.
+    File,
+}
+
+pub struct Row {
+    pub knob: Knob,
+    pub word: &'static str,
+    /// The controllers that it needs; "" where that version has no such limit.
+    pub v1: &'static str,
+    pub v2: &'static str,
 }
 
 impl Knob {
-    /// The word, and the controller that it needs.
-    pub const TABLE: [(Knob, &'static str, &'static str); 4] = [
-        (Knob::Mem, "mem", "memory"),
-        (Knob::Swap, "swap", "memory"),
-        (Knob::Procs, "procs", "pids"),
-        (Knob::Cpu, "cpu", "cpu"),
+    pub const TABLE: [Row; 16] = [
+        row(Knob::Mem, "mem", "memory", "memory"),
+        row(Knob::Swap, "swap", "memory", "memory"),
+        row(Knob::Swappiness, "swappiness", "memory", "memory"),
+        row(Knob::High, "high", "", "memory"),
+        row(Knob::Low, "low", "", "memory"),
+        row(Knob::Min, "min", "", "memory"),
+        row(Knob::OomGroup, "oomgroup", "memory", "memory"),
+        row(Knob::Procs, "procs", "pids", "pids"),
+        row(Knob::Cpu, "cpu", "cpu", "cpu"),
+        row(Knob::Weight, "weight", "cpu", "cpu"),
+        row(Knob::Cpus, "cpus", "cpuset", "cpuset"),
+        row(Knob::Mems, "mems", "cpuset", "cpuset"),
+        row(Knob::Read, "read", "blkio", "io"),
+        row(Knob::Write, "write", "blkio", "io"),
+        row(Knob::Riops, "riops", "blkio", "io"),
+        row(Knob::Wiops, "wiops", "blkio", "io"),
     ];
 
-    pub fn word(self) -> &'static str {
-        self.row().1
+    pub fn row(self) -> Option<&'static Row> {
+        Knob::TABLE.iter().find(|row| row.knob == self)
     }
 
-    pub fn controller(self) -> &'static str {
-        self.row().2
-    }
-
-    fn row(self) -> &'static (Knob, &'static str, &'static str) {
-        Knob::TABLE.iter().find(|row| row.0 == self).expect("every knob has a row")
+    fn of_device(self) -> bool {
+        matches!(self, Knob::Read | Knob::Write | Knob::Riops | Knob::Wiops)
     }
 }
 
-/// Bytes, a count, or millionths of a processor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Amount {
-    Max,
-    Exact(u64),
-    /// Of the RAM, in thousandths of a percent.
-    OfRam(u64),
+const fn row(knob: Knob, word: &'static str, v1: &'static str, v2: &'static str) -> Row {
+    Row { knob, word, v1, v2 }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
     pub knob: Knob,
+    /// The device, or the control file; else empty.
+    pub object: String,
     pub amount: Amount,
     /// Skip it where the host has no such knob.
     pub optional: bool,
 }
 
+impl Word {
+    /// As it is called on the command line.
+    pub fn name(&self) -> &str {
+        self.knob.row().map_or(&self.object, |row| row.word)
+    }
+
+    /// The controller that it needs in a tree of that version; None where there is no such limit.
+    pub fn controller(&self, v2: bool) -> Option<&str> {
+        let name = match self.knob.row() {
+            Some(row) if v2 => row.v2,
+            Some(row) => row.v1,
+            None => self.object.split('.').next().unwrap_or(""),
+        };
+        Some(name).filter(|name| !name.is_empty())
+    }
+}
+
 /// Below this no program starts; a slip of the finger ("mem=100") more likely than a wish.
 const TOO_SMALL: u64 = 64 << 10;
-/// PID_MAX_LIMIT: what pids.max takes at most.
-const PROCS_MOST: u64 = 4_194_304;
-pub const MILLION: u64 = 1_000_000;
+/// Bytes a second, below which nothing moves.
+const TOO_SLOW: u64 = 4 << 10;
 
 pub fn parse_all(words: &[String], force: bool) -> Result<Vec<Word>> {
     let mut all: Vec<Word> = Vec::new();
     for text in words {
         let word = parse(text, force)?;
-        if all.iter().any(|other| other.knob == word.knob) {
-            return Err(usage(format!("'{}=' is given twice", word.knob.word())));
+        if all.iter().any(|other| other.knob == word.knob && other.object == word.object) {
+            return Err(usage(format!("'{}=' is given twice", word.name())));
         }
         all.push(word);
     }
     Ok(all)
 }
 
-fn parse(text: &str, force: bool) -> Result<Word> {
+pub fn parse(text: &str, force: bool) -> Result<Word> {
     let Some((name, value)) = text.split_once('=') else {
         return Err(hint(usage(format!("'{text}' is not a word=value")), "a command comes after '--'"));
     };
-    let Some(&(knob, ..)) = Knob::TABLE.iter().find(|row| row.1 == name) else {
-        return Err(hint(usage(format!("unknown word '{name}'")), "the words are mem= swap= procs= cpu="));
+    let knob = match Knob::TABLE.iter().find(|row| row.word == name) {
+        Some(row) => row.knob,
+        None if name.contains('.') => Knob::File,
+        None => {
+            let all: Vec<String> = Knob::TABLE.iter().map(|row| format!("{}=", row.word)).collect();
+            let hinted = format!("the words are {} and FILE=, a control file's name", all.join(" "));
+            return Err(hint(usage(format!("unknown word '{name}'")), hinted));
+        }
     };
     let (value, optional) = match value.strip_suffix('?') {
         Some(value) => (value, true),
         None => (value, false),
     };
-    if value.is_empty() {
+    let (object, value) = object(text, knob, name, value)?;
+    if value.trim().is_empty() {
         // The kernel takes an empty write to memory.max as 0: all in the group would die.
         let error = usage(format!("'{text}' has no value"));
         return Err(hint(error, format!("an unset variable? {name}=max lifts the limit")));
     }
     let amount = match (value, knob) {
-        ("max" | "none" | "-1", _) => Amount::Max,
-        (_, Knob::Mem | Knob::Swap) => size(text, value)?,
-        (_, Knob::Procs) => count(text, value)?,
-        (_, Knob::Cpu) => processors(text, value)?,
+        (_, Knob::File) => Amount::Text(value.to_owned()),
+        ("max" | "none" | "-1", knob) if knob.takes_max() => Amount::Max,
+        (_, knob) => read_amount(text, value, knob)?,
     };
     if !force {
-        refuse_deadly(text, knob, amount)?;
+        refuse_deadly(text, &object, knob, &amount)?;
     }
-    Ok(Word { knob, amount, optional })
+    Ok(Word { knob, object, amount, optional })
 }
 
-fn refuse_deadly(text: &str, knob: Knob, amount: Amount) -> Result<()> {
+impl Knob {
+    fn takes_max(self) -> bool {
+        !matches!(self, Knob::Swappiness | Knob::OomGroup | Knob::Weight)
+    }
+}
+
+fn read_amount(text: &str, value: &str, knob: Knob) -> Result<Amount> {
+    use Knob::*;
+    match knob {
+        Mem | Swap | High | Low | Min => amount::size(text, value),
+        Procs => amount::count(text, value, 0, PROCS_MOST),
+        Swappiness => amount::count(text, value, 0, 200),
+        OomGroup => amount::count(text, value, 0, 1),
+        Weight => amount::count(text, value, 1, 10_000),
+        Riops | Wiops => amount::count(text, value, 1, u64::from(u32::MAX)),
+        Read | Write => amount::rate(text, value),
+        Cpu => amount::processors(text, value),
+        Cpus | Mems => amount::list(text, value),
+        File => Ok(Amount::Text(value.to_owned())),
+    }
+}
+
+/// "8:0:10M" is device 8:0 and 10M; of a file, its name is the object.
+fn object<'a>(text: &str, knob: Knob, name: &str, value: &'a str) -> Result<(String, &'a str)> {
+    if knob == Knob::File {
+        check_file(text, name)?;
+        return Ok((name.to_owned(), value));
+    }
+    if !knob.of_device() {
+        return Ok((String::new(), value));
+    }
+    match value.rsplit_once(':') {
+        Some((device, value)) if !device.is_empty() => Ok((device.to_owned(), value)),
+        _ => {
+            let error = usage(format!("'{text}' names no device"));
+            Err(hint(
+                error,
+                format!("{name}=/dev/sda:10M, or {name}=/srv:10M: the disk that holds that directory"),
+            ))
+        }
+    }
+}
+
+/// A bare name of a control file, and none by which processes are moved or killed.
+fn check_file(text: &str, name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !name.chars().all(plain) || name.starts_with('.') || name.contains("..") {
+        return Err(usage(format!("'{}': not the name of a control file", text.escape_debug())));
+    }
+    let verb = match name {
+        "cgroup.procs" | "cgroup.threads" => "--pid N moves a process in",
+        "cgroup.kill" => "--kill ends all that runs in a group",
+        "cgroup.freeze" | "freezer.state" => "--freeze and --thaw do it, and wait until it is done",
+        _ => return Ok(()),
+    };
+    Err(hint(usage(format!("'{name}' is no limit")), verb))
+}
+
+fn refuse_deadly(text: &str, object: &str, knob: Knob, amount: &Amount) -> Result<()> {
+    use Knob::*;
     let deadly = match (knob, amount) {
-        (Knob::Mem, Amount::Exact(bytes)) => bytes < TOO_SMALL,
-        (Knob::Mem, Amount::OfRam(part)) => part == 0,
-        (Knob::Procs, Amount::Exact(count)) => count == 0,
+        (Mem | High, Amount::Exact(bytes)) => *bytes < TOO_SMALL,
+        (Read | Write, Amount::Exact(rate)) => *rate < TOO_SLOW,
+        (Mem | High, Amount::OfRam(part)) => *part == 0,
+        (Procs, Amount::Exact(count)) => *count == 0,
+        (File, Amount::Text(value)) => match object {
+            "memory.max" | "memory.high" | "memory.limit_in_bytes" => {
+                // Bytes, or hexadecimal ones, which the kernel takes as well.
+                let hex = value.strip_prefix("0x").map(|hex| u64::from_str_radix(hex, 16));
+                hex.unwrap_or_else(|| value.parse()).is_ok_and(|bytes| bytes < TOO_SMALL)
+            }
+            "pids.max" => value == "0",
+            _ => false,
+        },
         _ => false,
     };
     if deadly {
@@ -113,113 +231,6 @@ fn refuse_deadly(text: &str, knob: Knob, amount: Amount) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn bad(text: &str, what: &str) -> Error {
-    usage(format!("'{text}': {what}"))
-}
-
-/// 100000000, 100M, 100MiB, 1.5G, 50%.
-fn size(text: &str, value: &str) -> Result<Amount> {
-    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == '%');
-    let unit = &value[digits.len()..];
-    let Some((number, scale)) = decimal(digits) else {
-        return Err(bad(text, "not a size; 100M, 1.5G, 50%, a number of bytes, or max"));
-    };
-    if unit == "%" {
-        return Ok(Amount::OfRam(scaled(number * 1000, scale).ok_or_else(|| bad(text, "too large"))?));
-    }
-    let power = match unit {
-        "" if scale == 0 => 0,
-        "" => return Err(bad(text, "a fraction of a byte")),
-        "K" | "k" | "KiB" => 10,
-        "M" | "m" | "MiB" => 20,
-        "G" | "g" | "GiB" => 30,
-        "T" | "t" | "TiB" => 40,
-        _ => return Err(wrong_unit(text, digits, unit)),
-    };
-    let bytes = scaled(number << power, scale).filter(|bytes| *bytes < i64::MAX as u64);
-    Ok(Amount::Exact(bytes.ok_or_else(|| bad(text, "more than any machine has"))?))
-}
-
-/// MB is 10^6 to some and 2^20 to others; the kernel knows neither, systemd refuses it too.
-fn wrong_unit(text: &str, digits: &str, unit: &str) -> Error {
-    let error = bad(text, &format!("'{unit}' is not a unit of size"));
-    match unit.to_ascii_uppercase().as_str() {
-        "KB" | "MB" | "GB" | "TB" => {
-            let letter = &unit[..1].to_ascii_uppercase();
-            hint(
-                error,
-                format!(
-                    "write {digits}{letter} or {digits}{letter}iB (powers of 1024), or the bytes in full"
-                ),
-            )
-        }
-        _ => hint(error, "the units are K M G T, or KiB MiB GiB TiB, all powers of 1024"),
-    }
-}
-
-fn count(text: &str, value: &str) -> Result<Amount> {
-    match value.parse::<u64>() {
-        Ok(count) if count <= PROCS_MOST && !value.starts_with('+') => Ok(Amount::Exact(count)),
-        _ => Err(bad(text, "not a number from 1 to 4194304, nor max")),
-    }
-}
-
-/// 1.5 or 150%.
-fn processors(text: &str, value: &str) -> Result<Amount> {
-    let (digits, divisor) = match value.strip_suffix('%') {
-        Some(percent) => (percent, 100),
-        None => (value, 1),
-    };
-    let parts =
-        decimal(digits).and_then(|(number, scale)| scaled(number * u128::from(MILLION) / divisor, scale));
-    match parts {
-        // The kernel's least is 1 ms in a period of 100 ms.
-        Some(parts) if (MILLION / 100..MILLION * 100_000).contains(&parts) => Ok(Amount::Exact(parts)),
-        Some(_) => Err(bad(text, "out of range: from 0.01 processors up")),
-        None => Err(bad(text, "not a number of processors; 1.5, 150%, or max")),
-    }
-}
-
-/// "1.50" is (150, 2); exact, unlike a float.
-fn decimal(text: &str) -> Option<(u128, u32)> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let all_digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    if whole.is_empty() || (part.is_empty() && text.contains('.')) || !all_digits(whole) || !all_digits(part)
-    {
-        return None;
-    }
-    if whole.len() + part.len() > 20 {
-        return None;
-    }
-    Some((format!("{whole}{part}").parse().ok()?, part.len() as u32))
-}
-
-fn scaled(number: u128, scale: u32) -> Option<u64> {
-    u64::try_from(number / 10u128.pow(scale)).ok()
-}
-
-/// 99999744 is "95.4M"; as short as people write it.
-pub fn human(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut unit = "";
-    for next in ["K", "M", "G", "T"] {
-        // 1023.95 would print as 1024.0 of the smaller unit.
-        if value < 1023.95 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    let text = format!("{value:.1}");
-    format!("{}{unit}", text.strip_suffix(".0").unwrap_or(&text))
-}
-
-/// 1500000 millionths are "1.5".
-pub fn human_cpu(millionths: u64) -> String {
-    let text = format!("{:.2}", millionths as f64 / MILLION as f64);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]
@@ -237,15 +248,21 @@ mod tests {
             ("mem=100M", 100 << 20),
             ("mem=100MiB", 100 << 20),
             ("mem=100m", 100 << 20),
-            ("mem=1.5G", 3 << 29),
-            ("mem=2T", 2 << 40),
+            ("high=1.5G", 3 << 29),
+            ("low=2T", 2 << 40),
             ("mem=64K", 64 << 10),
             ("swap=0", 0),
+            ("min=0", 0),
+            ("swappiness=200", 200),
+            ("weight=10000", 10_000),
+            ("oomgroup=1", 1),
         ] {
             assert_eq!(amount(text).unwrap(), Amount::Exact(bytes), "{text}");
         }
         assert_eq!(amount("mem=12.5%").unwrap(), Amount::OfRam(12_500));
-        for text in ["mem=max", "mem=none", "mem=-1", "procs=-1", "cpu=max", "swap=none"] {
+        for text in
+            ["mem=max", "mem=none", "mem=-1", "procs=-1", "cpu=max", "swap=none", "cpus=max", "read=8:0:max"]
+        {
             assert_eq!(amount(text).unwrap(), Amount::Max, "{text}");
         }
     }
@@ -256,6 +273,40 @@ mod tests {
         assert_eq!(amount("cpu=150%").unwrap(), Amount::Exact(1_500_000));
         assert_eq!(amount("cpu=0.01").unwrap(), Amount::Exact(10_000));
         assert_eq!(amount("procs=50").unwrap(), Amount::Exact(50));
+    }
+
+    #[test]
+    fn a_device_stands_before_its_rate() {
+        let read = |text| parse(text, false).map(|w| (w.knob, w.object, w.amount)).unwrap();
+        assert_eq!(read("read=8:0:10M"), (Knob::Read, "8:0".into(), Amount::Exact(10 << 20)));
+        assert_eq!(read("wiops=/srv:500"), (Knob::Wiops, "/srv".into(), Amount::Exact(500)));
+        let two = ["read=/a:1M".to_owned(), "read=/b:1M".to_owned()];
+        assert_eq!(parse_all(&two, false).unwrap().len(), 2);
+        assert!(parse_all(&[two[0].clone(), "read=/a:2M".into()], false).is_err());
+    }
+
+    #[test]
+    fn a_name_with_a_dot_is_a_control_file() {
+        let word = parse("cpu.max=50000 100000", false).unwrap();
+        assert_eq!((word.name(), word.controller(true)), ("cpu.max", Some("cpu")));
+        assert_eq!(word.amount, Amount::Text("50000 100000".into()));
+        for text in [
+            "memory.max=",
+            "memory.max=0",
+            "memory.max=0x10",
+            "memory.limit_in_bytes=123",
+            "pids.max=0",
+            "../memory.max=5",
+            "a/b.c=1",
+            ".x=1",
+            "a..b=1",
+            "cgroup.procs=1",
+            "cgroup.kill=1",
+            "x\n.y=1",
+        ] {
+            assert!(parse(text, false).is_err(), "{text}");
+        }
+        assert!(parse("memory.max=0", true).is_ok());
     }
 
     #[test]
@@ -276,6 +327,7 @@ mod tests {
             "mem=9999999T",
             "mem=M",
             "mem=0%",
+            "high=5",
             "procs=0",
             "procs=1K",
             "procs=4194305",
@@ -288,6 +340,24 @@ mod tests {
             "memory=1M",
             "mem",
             "swap=5MB",
+            "swappiness=201",
+            "swappiness=max",
+            "oomgroup=2",
+            "weight=0",
+            "weight=10001",
+            "weight=max",
+            "cpus=",
+            "cpus=3-1",
+            "cpus=0,",
+            "mems=a",
+            "read=10M",
+            "read=:10M",
+            "read=/dev/sda:",
+            "read=/dev/sda:1",
+            "read=8:0:1MB",
+            "write=8:0:50%",
+            "riops=8:0:0",
+            "wiops=8:0:1K",
         ] {
             assert!(amount(text).is_err(), "{text}");
         }
@@ -306,11 +376,12 @@ mod tests {
     }
 
     #[test]
-    fn numbers_print_as_people_write_them() {
-        assert_eq!(human(99_999_744), "95.4M");
-        assert_eq!(human(100 << 20), "100M");
-        assert_eq!(human((1 << 20) - 1), "1M");
-        assert_eq!(human(512), "512");
-        assert_eq!((human_cpu(1_500_000), human_cpu(2_000_000)), ("1.5".into(), "2".into()));
+    fn any_line_is_read_or_refused_and_never_a_panic() {
+        let names = Knob::TABLE.iter().map(|row| row.word);
+        let pieces: Vec<&str> =
+            names.chain(["=", "=", ":", "8:0:", "max", "?", "1", "0", ".", "%", "M", "é", "/"]).collect();
+        crate::fuzz::mixed(&pieces, 6, |text| {
+            let _ = parse(text, false);
+        });
     }
 }
