@@ -23,7 +23,7 @@ limit_words() {
 unshare_words() {
 	printf '%s ' -m -u -i -p -C -f --kill-child --forward-signals --close-fds --mount-proc --mount-sys --mount-dev ${1:+--init}
 	# Level open is as the seeds had it, for teaching and debugging: nothing masked, nothing dropped.
-	[ "$level" = open ] || printf '%s ' --mask-paths --new-keyring --caps "default$caps"
+	[ "$level" = open ] || printf '%s ' --mask-paths --new-keyring --caps "default$caps" --seccomp default
 }
 
 ship_setting() {

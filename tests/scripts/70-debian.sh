@@ -20,6 +20,7 @@ check 'su works' ship exec web -- su -s /bin/sh www-data -c 'test "$(id -un)" = 
 check 'dpkg works' ship exec web -- dpkg --audit
 check_fails any 'no knob of the kernel' ship exec web -- sh -c 'echo x >/proc/sys/kernel/core_pattern'
 check_fails any 'no mount' ship exec web -- mount -t tmpfs x /mnt
+check 'its processes are behind the filter' ship exec web -- grep -q '^Seccomp:.*2' /proc/1/status
 check_fails any 'no device of the host' ship exec web -- mknod /tmp/disk b 8 0
 check_fails any 'no new address' ship exec web -- perl -e 'exit !open my $f, ">", "/proc/sys/net/ipv4/ip_forward"'
 check_fails 137 'a memory hog is killed' ship exec web -- perl -e '$hog = "x" x (1 << 30)'
