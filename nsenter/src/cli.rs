@@ -1,15 +1,18 @@
 //! cli: the words of the command line as plain data; nothing here looks at the world.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 use lexopt::prelude::*;
 use nix::sched::CloneFlags;
+use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use unshare::caps::Caps;
 use unshare::fail::{Usage, text};
 use unshare::ns::{self, KINDS, Kind};
+use unshare::options::{Names, Parser, unexpected};
 use unshare::signals;
 
 pub const HELP: &str = "\
@@ -17,16 +20,19 @@ Usage: nsenter [options] [PROGRAM [ARGUMENT...]]
 
 Run PROGRAM (default: the login shell) in the namespaces of another process.
 
-  -t, --target PID           the process to take namespaces from
+  -t, --target PID[:INODE]   the process to take namespaces from; INODE is that
+                             of its pidfd
   -a, --all                  enter all its namespaces
 
-Namespaces, of the target or named by a file:
+Namespaces, of the target or named by FILE, which may be :NSID:
   -m, --mount[=FILE]         mount namespace
   -u, --uts[=FILE]           UTS namespace (host name)
   -i, --ipc[=FILE]           System V IPC and POSIX message queues
   -n, --net[=FILE]           network namespace
+  -N, --net-socket FD        network namespace of that socket of the target
   -p, --pid[=FILE]           pid namespace
   -U, --user[=FILE]          user namespace
+      --user-parent          the parent of the user namespace
   -C, --cgroup[=FILE]        cgroup namespace
   -T, --time[=FILE]          time namespace
 
@@ -43,14 +49,47 @@ The process:
       --preserve-credentials with -U leave user and group ids alone
       --caps LIST|target     keep these capabilities alone: names with commas,
                              'all', 'none', 'default', or what the target has
+  -Z, --follow-context       run with the target's SELinux context
       --close-fds            close all inherited descriptors above 2
+      --pty                  a terminal of its own for the program
   -F, --no-fork              do not fork although the pid namespace is entered
       --kill-child[=SIGNAL]  kill the child when nsenter dies (default KILL)
-      --forward-signals      pass HUP INT QUIT TERM USR1 USR2 on to the child
+      --forward-signals[=LIST]  pass signals on to the child: names with
+                             commas, or 'all' (default TERM,INT)
 
   -h, --help                 print this help
   -V, --version              print the version
 ";
+
+const NAMES: Names = Names {
+    standard: &[
+        "all",
+        "help",
+        "version",
+        "target=",
+        "mount[=]",
+        "uts[=]",
+        "ipc[=]",
+        "net[=]",
+        "net-socket=",
+        "pid[=]",
+        "user[=]",
+        "cgroup[=]",
+        "time[=]",
+        "setuid=",
+        "setgid=",
+        "root[=]",
+        "wd[=]",
+        "wdns=",
+        "env",
+        "no-fork",
+        "join-cgroup",
+        "preserve-credentials",
+        "user-parent",
+        "follow-context",
+    ],
+    ours: &["caps=", "close-fds", "pty", "kill-child[=]", "forward-signals[=]"],
+};
 
 pub enum Request {
     Help,
@@ -58,12 +97,15 @@ pub enum Request {
     Run(Box<Options>),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Options {
     pub target: Option<Pid>,
+    /// The inode that its pidfd must have.
+    pub inode: Option<u64>,
     pub all: bool,
-    /// With a file: that; without: the target's.
-    pub kinds: Vec<(CloneFlags, Option<PathBuf>)>,
+    pub kinds: Vec<(CloneFlags, Source)>,
+    pub net_socket: Option<i32>,
+    pub user_parent: bool,
     pub root: Option<Place>,
     pub wd: Option<Place>,
     pub wdns: Option<PathBuf>,
@@ -73,11 +115,21 @@ pub struct Options {
     pub setgid: Option<Id>,
     pub preserve_credentials: bool,
     pub caps: Option<KeepCaps>,
+    pub follow_context: bool,
     pub close_fds: bool,
+    pub pty: bool,
     pub no_fork: bool,
     pub kill_child: Option<i32>,
-    pub forward_signals: bool,
+    pub forward: SigSet,
     pub argv: Vec<OsString>,
+}
+
+/// Which namespace of a kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Target,
+    File(PathBuf),
+    Id(u64),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -98,42 +150,46 @@ pub enum KeepCaps {
     Target,
 }
 
-pub fn parse(mut parser: lexopt::Parser) -> Result<Request> {
-    parser.set_short_equals(false);
-    let mut o = Options::default();
+pub fn parse(words: lexopt::Parser) -> Result<Request> {
+    let mut parser = Parser::new(words, &NAMES);
+    let mut o = Options::none();
     while let Some(arg) = parser.next()? {
         match arg {
             Short('h') | Long("help") => return Ok(Request::Help),
             Short('V') | Long("version") => return Ok(Request::Version),
-            Short('t') | Long("target") => o.target = Some(pid(parser.value()?)?),
+            Short('t') | Long("target") => target(&mut o, parser.value()?)?,
             Short('a') | Long("all") => o.all = true,
+            Short('N') | Long("net-socket") => o.net_socket = Some(descriptor(parser.value()?)?),
+            Long("user-parent") => o.user_parent = true,
             Short('r') | Long("root") => o.root = Some(place(parser.optional_value())),
             Short('w') | Long("wd") => o.wd = Some(place(parser.optional_value())),
-            Short('W') | Long("wdns") => o.wdns = Some(parser.value()?.into()),
+            Short('W') | Long("wdns") => o.wdns = Some(strip_equals(parser.value()?).into()),
             Short('e') | Long("env") => o.env = true,
             Short('c') | Long("join-cgroup") => o.join_cgroup = true,
-            Short('S') | Long("setuid") => o.setuid = Some(id("user id", parser.value()?)?),
-            Short('G') | Long("setgid") => o.setgid = Some(id("group id", parser.value()?)?),
+            Short('S') | Long("setuid") => o.setuid = Some(id("uid", parser.value()?)?),
+            Short('G') | Long("setgid") => o.setgid = Some(id("gid", parser.value()?)?),
             Long("preserve-credentials") => o.preserve_credentials = true,
             Long("caps") => o.caps = Some(keep_caps(parser.value()?)?),
+            Short('Z') | Long("follow-context") => o.follow_context = true,
             Long("close-fds") => o.close_fds = true,
+            Long("pty") => o.pty = true,
             Short('F') | Long("no-fork") => o.no_fork = true,
             Long("kill-child") => o.kill_child = Some(signals::or_kill(parser.optional_value())?),
-            Long("forward-signals") => o.forward_signals = true,
+            Long("forward-signals") => o.forward = signals::to_forward(parser.optional_value())?,
             Short(letter) if ns::by_letter(letter).is_some() => {
                 let kind = ns::by_letter(letter).expect("the guard has found it");
-                take(&mut o, kind, parser.optional_value());
+                take(&mut o, kind, parser.optional_value())?;
             }
             Long(word) if ns::by_word(word).is_some() => {
                 let kind = ns::by_word(word).expect("the guard has found it");
-                take(&mut o, kind, parser.optional_value());
+                take(&mut o, kind, parser.optional_value())?;
             }
             // The first word that is no option is the program, and what follows is its own.
             Value(program) => {
                 o.argv.push(program);
-                o.argv.extend(parser.raw_args()?);
+                o.argv.extend(parser.rest()?);
             }
-            other => return Err(other.unexpected().into()),
+            other => return Err(unexpected(other)),
         }
     }
     check(&o)?;
@@ -143,11 +199,14 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Request> {
 /// The rules between options.
 fn check(o: &Options) -> Result<()> {
     let from_target = o.all
-        || o.kinds.iter().any(|(_, file)| file.is_none())
+        || o.kinds.iter().any(|(_, source)| *source == Source::Target)
+        || o.net_socket.is_some()
+        || o.user_parent
         || o.root == Some(Place::Target)
         || o.wd == Some(Place::Target)
         || o.env
         || o.join_cgroup
+        || o.follow_context
         || o.setuid == Some(Id::Follow)
         || o.setgid == Some(Id::Follow)
         || o.caps == Some(KeepCaps::Target);
@@ -157,15 +216,60 @@ fn check(o: &Options) -> Result<()> {
     if !from_target && o.kinds.is_empty() && o.root.is_none() && o.wd.is_none() {
         bail!(Usage("no namespace specified: name one or more, or --all".into()));
     }
-    if o.wd.is_some() && o.wdns.is_some() {
-        bail!(Usage("options --wd and --wdns are mutually exclusive".into()));
+    for (both, names) in
+        [(o.wd.is_some() && o.wdns.is_some(), "--wdns --wd"), (o.pty && o.no_fork, "--pty --no-fork")]
+    {
+        if both {
+            bail!(Usage(format!("mutually exclusive arguments: {names}")));
+        }
     }
     Ok(())
 }
 
-fn take(o: &mut Options, kind: &Kind, file: Option<OsString>) {
+impl Options {
+    fn none() -> Options {
+        Options {
+            target: None,
+            inode: None,
+            all: false,
+            kinds: Vec::new(),
+            net_socket: None,
+            user_parent: false,
+            root: None,
+            wd: None,
+            wdns: None,
+            env: false,
+            join_cgroup: false,
+            setuid: None,
+            setgid: None,
+            preserve_credentials: false,
+            caps: None,
+            follow_context: false,
+            close_fds: false,
+            pty: false,
+            no_fork: false,
+            kill_child: None,
+            forward: SigSet::empty(),
+            argv: Vec::new(),
+        }
+    }
+}
+
+fn take(o: &mut Options, kind: &Kind, file: Option<OsString>) -> Result<()> {
+    let source = match file.map(strip_equals) {
+        None => Source::Target,
+        Some(word) => match word.as_bytes().strip_prefix(b":") {
+            None => Source::File(word.into()),
+            Some(digits) => {
+                let digits = String::from_utf8_lossy(digits);
+                let id = digits.parse();
+                Source::Id(id.map_err(|_| anyhow!(Usage(format!("failed to parse nsid: {digits}"))))?)
+            }
+        },
+    };
     o.kinds.retain(|(flag, _)| *flag != kind.flag);
-    o.kinds.push((kind.flag, file.map(|f| strip_equals(f).into())));
+    o.kinds.push((kind.flag, source));
+    Ok(())
 }
 
 fn place(value: Option<OsString>) -> Place {
@@ -174,19 +278,35 @@ fn place(value: Option<OsString>) -> Place {
 
 /// -n=/path as util-linux takes it since 2.41: the file is /path.
 fn strip_equals(value: OsString) -> OsString {
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
     match value.as_bytes().strip_prefix(b"=") {
         Some(rest) => OsString::from_vec(rest.to_vec()),
         None => value,
     }
 }
 
-fn pid(value: OsString) -> Result<Pid> {
-    let word = text(value)?;
-    match word.parse() {
-        Ok(number) if number > 0 => Ok(Pid::from_raw(number)),
-        _ => Err(Usage(format!("failed to parse PID: '{word}'")).into()),
+/// PID[:INODE]
+fn target(o: &mut Options, value: OsString) -> Result<()> {
+    if o.target.is_some() {
+        bail!(Usage("option --target may be given only once".into()));
     }
+    let word = text(value)?;
+    let (pid, inode) = match word.split_once(':') {
+        Some((pid, inode)) => (pid, Some(inode)),
+        None => (word.as_str(), None),
+    };
+    let wrong = || Usage(format!("failed to parse PID argument '{word}'"));
+    let number = pid.parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
+    o.target = Some(Pid::from_raw(number));
+    o.inode = inode.map(|digits| digits.parse().ok().filter(|n| *n > 0).ok_or_else(wrong)).transpose()?;
+    Ok(())
+}
+
+fn descriptor(value: OsString) -> Result<i32> {
+    let word = text(value)?;
+    word.parse()
+        .ok()
+        .filter(|number| *number >= 0)
+        .ok_or_else(|| Usage(format!("failed to parse file descriptor: '{word}'")).into())
 }
 
 fn id(what: &str, value: OsString) -> Result<Id> {
@@ -194,7 +314,7 @@ fn id(what: &str, value: OsString) -> Result<Id> {
     if word == "follow" {
         return Ok(Id::Follow);
     }
-    word.parse().map(Id::Number).map_err(|_| anyhow!(Usage(format!("not a {what}: '{word}'"))))
+    word.parse().map(Id::Number).map_err(|_| anyhow!(Usage(format!("failed to parse {what}: '{word}'"))))
 }
 
 fn keep_caps(value: OsString) -> Result<KeepCaps> {
@@ -223,10 +343,13 @@ mod tests {
     fn a_file_is_attached_with_or_without_an_equals_sign() {
         let file = |words: &[&str]| options(words).unwrap().kinds[0].1.clone();
         for word in ["-n/x", "-n=/x", "--net=/x"] {
-            assert_eq!(file(&[word]), Some("/x".into()), "{word}");
+            assert_eq!(file(&[word]), Source::File("/x".into()), "{word}");
         }
         let o = options(&["-t1", "-n", "/x"]).unwrap();
-        assert_eq!((o.kinds[0].1.clone(), o.argv), (None, vec!["/x".into()]));
+        assert_eq!((o.kinds[0].1.clone(), o.argv), (Source::Target, vec!["/x".into()]));
+        assert_eq!(file(&["-n:42"]), Source::Id(42));
+        assert_eq!(file(&["--net=:42"]), Source::Id(42));
+        assert!(options(&["-n:x"]).unwrap_err().to_string().contains("failed to parse nsid: x"));
     }
 
     #[test]
@@ -254,6 +377,34 @@ mod tests {
         let o = options(&["-t1", "-a", "-S", "follow", "-G", "5"]).unwrap();
         assert_eq!((o.setuid, o.setgid), (Some(Id::Follow), Some(Id::Number(5))));
         assert!(options(&["-t1", "-a", "-S", "-1"]).is_err());
-        assert!(options(&["-t0", "-a"]).is_err());
+        assert!(options(&["-t1", "-a", "-S", "x"]).unwrap_err().to_string().contains("failed to parse uid"));
+    }
+
+    #[test]
+    fn a_target_is_a_pid_with_or_without_an_inode_and_named_once() {
+        let o = options(&["-t7:8", "-a"]).unwrap();
+        assert_eq!((o.target, o.inode), (Some(Pid::from_raw(7)), Some(8)));
+        for word in ["0", "-1", "x", "1x", "1:", "1:0", "1:x", "99999999999"] {
+            let said = options(&["-t", word, "-a"]).unwrap_err().to_string();
+            assert_eq!(said, format!("failed to parse PID argument '{word}'"));
+        }
+        assert!(options(&["-t1", "-t1", "-a"]).unwrap_err().to_string().contains("only once"));
+    }
+
+    #[test]
+    fn every_name_is_handled_and_in_the_help() {
+        let named: Vec<_> = NAMES.all().collect();
+        for name in &named {
+            assert!(HELP.contains(&format!("--{name}")), "{name}");
+            let said = options(&[&format!("--{name}=1")]).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(!said.contains("unrecognized"), "{name}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_excludes_each_other_is_said() {
+        for words in [&["-t1", "-n", "-w/x", "-W/y"][..], &["-t1", "-n", "--pty", "--no-fork"]] {
+            assert!(options(words).unwrap_err().to_string().contains("mutually exclusive"), "{words:?}");
+        }
     }
 }

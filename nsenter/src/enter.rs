@@ -5,39 +5,61 @@
 //! closed, and the process is made undumpable, which hides its /proc/PID links and our binary from all but
 //! CAP_SYS_PTRACE (CVE-2016-9962, CVE-2019-5736). The program itself is dumpable again, by its exec.
 
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{ForkResult, Gid, Uid, chdir, chroot, fchdir, setgid, setgroups, setuid};
+use nix::sys::signal::SigSet;
+use nix::unistd::{ForkResult, Gid, Uid, chdir, chroot, dup2_stderr, fchdir, setgid, setgroups, setuid};
 use unshare::child::{DeathTie, Held, Wait, end_as};
 use unshare::{caps, exec, fail, sys};
 
 use crate::cgroup::Groups;
-use crate::target::{Namespaces, Target};
+use crate::namespaces::Namespaces;
+use crate::pty;
+use crate::target::Target;
 
-pub fn run(target: Target) -> Result<()> {
+pub fn run(mut target: Target) -> Result<()> {
+    let Some(worker) = target.worker.take() else { return go(target, None) };
+    go(target, Some(worker.tie)).inspect_err(|_| {
+        // Standard error to the caller's again, by way of the relay.
+        let _ = dup2_stderr(&worker.complaints);
+    })
+}
+
+/// `terminal` is there when standard input is a terminal of the program's own; it may hold a tie to the relay.
+fn go(target: Target, terminal: Option<Option<DeathTie>>) -> Result<()> {
     // Entering a user namespace may leave us without the right to this: then the result below counts.
     let groups_dropped = target.setgid.is_some() && setgroups(&[]).is_ok();
     enter(&target.namespaces)?;
     change_directories(&target)?;
     let Target { namespaces, root, wd, groups, .. } = target;
     drop((namespaces, root, wd));
-
-    if target.fork {
-        sys::prctl(libc::PR_SET_DUMPABLE, 0).context("cannot become undumpable")?;
-        fork(target.kill_child, target.forward_signals, groups)?;
-    } else if let Some(groups) = groups {
-        groups.join()?;
-    }
+    // Before the fork: who looks at the child, and may, finds no more power in it than the program will have.
     set_ids(target.setuid, target.setgid, groups_dropped)?;
     if let Some((keep, no_new_privs)) = target.caps {
         caps::reduce(keep).context("cannot reduce the capabilities")?;
         if no_new_privs {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context("cannot set no_new_privs")?;
         }
+    }
+    let own_terminal = terminal.is_some();
+    if let Some(Some(tie)) = terminal {
+        tie.bind()?; // after the last change of credentials, which would undo it
+    }
+    if target.fork {
+        sys::prctl(libc::PR_SET_DUMPABLE, 0).context("cannot become undumpable")?;
+        fork(target.kill_child, target.forward, groups)?;
+    } else if let Some(groups) = groups {
+        groups.join()?;
+    }
+    if own_terminal {
+        pty::take()?;
+    }
+    if let Some(context) = target.context {
+        fs::write("/proc/thread-self/attr/exec", context).context("failed to set exec context")?;
     }
     Err(exec::exec_in(&target.argv, target.environment))
 }
@@ -59,7 +81,7 @@ fn enter(namespaces: &Namespaces) -> Result<()> {
                 }
             }
         }
-        for (fd, kind, name) in &namespaces.of_files {
+        for (fd, kind) in &namespaces.of_files {
             if entered.contains(kind.flag) || (!last && kind.flag == user) {
                 continue;
             }
@@ -68,7 +90,7 @@ fn enter(namespaces: &Namespaces) -> Result<()> {
                 Err(_) if !last => {}
                 Err(errno) => {
                     return Err(hint(errno))
-                        .with_context(|| format!("reassociate to namespace '{name}' failed"));
+                        .with_context(|| format!("reassociate to namespace '{}' failed", kind.file));
                 }
             }
         }
@@ -103,21 +125,17 @@ fn change_directories(target: &Target) -> Result<()> {
 }
 
 /// Comes back in the child; the parent stays in here and ends as the child ends.
-fn fork(kill_child: Option<i32>, forward_signals: bool, groups: Option<Groups>) -> Result<()> {
-    let mut forward = SigSet::empty();
-    if forward_signals {
-        use Signal::*;
-        forward.extend([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]);
-    }
-    let held = Held::block(&forward, forward_signals)?;
+fn fork(kill_child: Option<i32>, forward: SigSet, groups: Option<Groups>) -> Result<()> {
+    let held = Held::block(&forward, forward != SigSet::empty())?;
     let tie = kill_child.map(DeathTie::before_fork);
     let forked = match &groups {
-        Some(groups) => groups.fork_inside()?,
-        None => sys::fork().context("fork failed").map_err(|e| match e.downcast_ref() {
-            Some(Errno::ENOMEM) => fail::hint(e, "the process 1 of that pid namespace is gone"),
-            _ => e,
-        })?,
+        Some(groups) => groups.fork_inside(),
+        None => sys::fork().context("fork failed"),
     };
+    let forked = forked.map_err(|e| match e.downcast_ref() {
+        Some(Errno::ENOMEM) => fail::hint(e, "the process 1 of that pid namespace is gone"),
+        _ => e,
+    })?;
     match forked {
         ForkResult::Child => {
             drop(groups);

@@ -6,6 +6,10 @@
 mod cgroup;
 mod cli;
 mod enter;
+mod namespaces;
+mod pty;
+mod relay;
+mod sys;
 mod target;
 
 use std::process::ExitCode;

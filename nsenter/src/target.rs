@@ -7,21 +7,22 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Error, Result};
-use nix::errno::Errno;
+use anyhow::{Context, Result, bail};
 use nix::fcntl::{OFlag, open as open_file};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
+use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, getpid};
+use nix::unistd::Pid;
 use unshare::caps::{self, Caps};
 use unshare::exec::Environment;
-use unshare::ns::{KINDS, Kind};
-use unshare::{fail, sys};
 
 use crate::cgroup::{self, Groups};
-use crate::cli::{Id, KeepCaps, Options, Place, not_named};
+use crate::cli::{Id, KeepCaps, Options, Place};
+use crate::namespaces::{self, Namespaces};
+use crate::pty::{self, Pty, Worker};
 
 /// All that entering needs, by descriptor.
 pub struct Target {
@@ -35,26 +36,22 @@ pub struct Target {
     pub setuid: Option<u32>,
     pub setgid: Option<u32>,
     pub caps: Option<(Caps, bool)>,
+    /// For SELinux.
+    pub context: Option<Vec<u8>>,
     pub fork: bool,
     pub kill_child: Option<i32>,
-    pub forward_signals: bool,
+    pub forward: SigSet,
     pub argv: Vec<OsString>,
-}
-
-pub struct Namespaces {
-    /// Of the target, by its pidfd, all in one call (Linux 5.8); empty when there is none to enter so.
-    pub of_pidfd: Option<(OwnedFd, CloneFlags)>,
-    /// By file, in the order of the table.
-    pub of_files: Vec<(OwnedFd, &'static Kind, String)>,
+    /// With a terminal of its own: who we are.
+    pub worker: Option<Worker>,
 }
 
 pub fn open(o: Options) -> Result<Target> {
-    let namespaces = namespaces(&o)?;
-    let enters = |kind: CloneFlags| {
-        namespaces.of_pidfd.as_ref().is_some_and(|(_, mask)| mask.contains(kind))
-            || namespaces.of_files.iter().any(|(_, k, _)| k.flag == kind)
-    };
-    let user = enters(CloneFlags::CLONE_NEWUSER) && !o.preserve_credentials;
+    let pidfd = o.target.map(|pid| namespaces::pidfd(pid, o.inode)).transpose()?.flatten();
+    let alive = pidfd.as_ref().map(OwnedFd::try_clone).transpose()?;
+    let namespaces = namespaces::open(&o, pidfd)?;
+    let mask = namespaces.mask();
+    let user = mask.contains(CloneFlags::CLONE_NEWUSER);
     let followed = match (o.target, o.setuid, o.setgid) {
         (Some(pid), Some(Id::Follow), _) | (Some(pid), _, Some(Id::Follow)) => Some(owner(pid)?),
         _ => None,
@@ -62,9 +59,9 @@ pub fn open(o: Options) -> Result<Target> {
     let id = |asked: Option<Id>, follow: Option<u32>| match asked {
         Some(Id::Number(id)) => Some(id),
         Some(Id::Follow) => follow,
-        None => user.then_some(0),
+        None => (user && !o.preserve_credentials).then_some(0),
     };
-    Ok(Target {
+    let target = Target {
         root: place(o.root.as_ref(), o.target, "root")?,
         wd: place(o.wd.as_ref(), o.target, "cwd")?,
         environment: o.target.filter(|_| o.env).map(environment).transpose()?,
@@ -72,80 +69,63 @@ pub fn open(o: Options) -> Result<Target> {
         setuid: id(o.setuid, followed.map(|(uid, _)| uid)),
         setgid: id(o.setgid, followed.map(|(_, gid)| gid)),
         caps: o.caps.map(|caps| keep_caps(caps, o.target)).transpose()?,
-        fork: enters(CloneFlags::CLONE_NEWPID) && !o.no_fork,
+        context: o.target.filter(|_| o.follow_context).map(selinux_context).transpose()?.flatten(),
+        fork: mask.contains(CloneFlags::CLONE_NEWPID) && !o.no_fork,
         kill_child: o.kill_child,
-        forward_signals: o.forward_signals,
-        wdns: o.wdns,
-        argv: o.argv,
+        forward: o.forward,
+        wdns: o.wdns.clone(),
+        argv: o.argv.clone(),
+        worker: None,
         namespaces,
-    })
-}
-
-fn namespaces(o: &Options) -> Result<Namespaces> {
-    let mut wanted = o.kinds.clone();
-    if let (true, Some(pid)) = (o.all, o.target) {
-        for kind in not_named(o) {
-            if exists_and_differs(pid, kind)? {
-                wanted.push((kind.flag, None));
-            }
-        }
-    }
-    let mut found = Namespaces { of_pidfd: None, of_files: Vec::new() };
-    let mask = wanted.iter().filter(|(_, file)| file.is_none()).fold(CloneFlags::empty(), |m, (f, _)| m | *f);
-    let pidfd = o.target.filter(|_| !mask.is_empty()).map(pidfd).transpose()?.flatten();
-    for kind in &KINDS {
-        let Some((_, file)) = wanted.iter().find(|(flag, _)| *flag == kind.flag) else { continue };
-        let path = match (file, o.target) {
-            (Some(file), _) => file.clone(),
-            (None, _) if pidfd.is_some() => continue,
-            (None, Some(pid)) => Path::new("/proc").join(pid.to_string()).join(kind.file),
-            (None, None) => unreachable!("the command line asks for a target"),
-        };
-        let fd = open_file(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        let name = if file.is_some() { path.display().to_string() } else { kind.file.to_owned() };
-        found.of_files.push((fd, kind, name));
-    }
-    found.of_pidfd = pidfd.map(|fd| (fd, mask));
-    Ok(found)
-}
-
-/// Whether --all means this kind: the kernel has it (a file is there), and a user namespace is not the one
-/// we are in, which the kernel refuses to enter again.
-fn exists_and_differs(pid: Pid, kind: &Kind) -> Result<bool> {
-    let path = format!("/proc/{pid}/{}", kind.file);
-    let theirs = match fs::metadata(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && sys::exists(&format!("/proc/{pid}")) => {
-            return Ok(false);
-        }
-        found => found.with_context(|| format!("stat of {path} failed")).map_err(hint_on_proc)?,
     };
-    if kind.flag != CloneFlags::CLONE_NEWUSER {
-        return Ok(true);
+    let pty = o.pty.then(|| terminal(&o, &target)).transpose()?;
+    if let (Some(pid), Some(pidfd)) = (o.target, &alive) {
+        still_there(pid, pidfd)?;
     }
-    let ours = fs::metadata("/proc/self/ns/user").context("stat of /proc/self/ns/user failed")?;
-    Ok((theirs.dev(), theirs.ino()) != (ours.dev(), ours.ino()))
-}
-
-/// None on kernels whose setns(2) does not take a pidfd.
-fn pidfd(pid: Pid) -> Result<Option<OwnedFd>> {
-    match sys::pidfd_open(pid) {
-        Ok(fd) if takes_pidfds() => Ok(Some(fd)),
-        Ok(_) => Ok(None),
-        Err(Errno::ENOSYS) => Ok(None),
-        Err(errno) => Err(hint_on_proc(Error::new(errno).context(format!("cannot open process {pid}")))),
+    drop(alive);
+    match pty {
+        Some(pty) => pty::split(target, pty),
+        None => Ok(target),
     }
 }
 
-/// Linux 5.3 to 5.7 open pidfds that setns(2) refuses with EINVAL. Entering the UTS namespace that we are in
-/// changes nothing, and tells.
-fn takes_pidfds() -> bool {
-    let own = sys::pidfd_open(getpid());
-    own.is_ok_and(|fd| sys::setns(fd.as_fd(), CloneFlags::CLONE_NEWUTS) != Err(Errno::EINVAL))
+/// What has been opened by the target's number is the target's only if that is still its own.
+fn still_there(pid: Pid, pidfd: &OwnedFd) -> Result<()> {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::ZERO) {
+        Ok(1..) => bail!("the process {pid} has ended"),
+        _ => Ok(()),
+    }
 }
 
-fn hint_on_proc(error: Error) -> Error {
-    fail::hint(error, "is the process still running, and is /proc mounted?")
+/// In the tree that the program will see, owned by whom the program will be.
+fn terminal(o: &Options, target: &Target) -> Result<Pty> {
+    let tree = match (&target.root, o.target) {
+        (Some(root), _) => Some(root.try_clone()?),
+        (None, Some(_)) if target.namespaces.mask().contains(CloneFlags::CLONE_NEWNS) => {
+            place(Some(&Place::Target), o.target, "root")?
+        }
+        _ => None,
+    };
+    let owner = match (o.target, target.setuid) {
+        (Some(pid), Some(uid)) if target.namespaces.mask().contains(CloneFlags::CLONE_NEWUSER) => {
+            let path = format!("/proc/{pid}/uid_map");
+            let map = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+            outside_id(&map, uid)
+        }
+        (_, uid) => uid,
+    };
+    pty::make(tree.as_ref().map(OwnedFd::as_fd), owner)
+}
+
+/// What an id inside is to us (user_namespaces(7): inside, outside, count).
+fn outside_id(map: &str, inside: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().filter_map(|word| word.parse::<u32>().ok());
+        let (first, outside, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        let offset = inside.checked_sub(first).filter(|offset| *offset < count)?;
+        outside.checked_add(offset)
+    })
 }
 
 fn place(asked: Option<&Place>, target: Option<Pid>, link: &str) -> Result<Option<OwnedFd>> {
@@ -200,6 +180,15 @@ fn keep_caps(asked: KeepCaps, target: Option<Pid>) -> Result<(Caps, bool)> {
     }
 }
 
+/// None where SELinux is off, as util-linux has it (selinux(8)).
+fn selinux_context(pid: Pid) -> Result<Option<Vec<u8>>> {
+    if !unshare::sys::exists("/sys/fs/selinux/enforce") {
+        return Ok(None);
+    }
+    let path = format!("/proc/{pid}/attr/current");
+    fs::read(&path).map(Some).with_context(|| format!("failed to get {pid} SELinux context"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,5 +199,12 @@ mod tests {
         let get = |name: &str| parsed.get(&OsString::from(name)).map(|v| v.to_str().unwrap().to_owned());
         assert_eq!((get("A"), get("B"), get("=C")), (Some("2".into()), Some("x=y".into()), Some("3".into())));
         assert_eq!(parsed.len(), 3);
+    }
+
+    #[test]
+    fn an_id_is_translated_by_its_line_of_the_map() {
+        let map = "         0     100000      10\n        20       1000          1\n";
+        let ids = [0, 9, 10, 20, 21].map(|id| outside_id(map, id));
+        assert_eq!(ids, [Some(100_000), Some(100_009), None, Some(1000), None]);
     }
 }

@@ -102,6 +102,13 @@ pub fn inside(script: &str) -> Outcome {
 
 /// As `inside`, with more environment.
 pub fn inside_with(script: &str, environment: &[(&str, &str)]) -> Outcome {
+    let mut command = command_inside(script);
+    command.envs(environment.iter().copied());
+    finish(command, "")
+}
+
+/// The command that `inside` runs.
+pub fn command_inside(script: &str) -> Command {
     // The source tree may lie in /tmp: then the tools are carried over, through /run.
     const ENTER: &str = "mount -t tmpfs run /run && mkdir /run/bin && mount --bind \"$BIN\" /run/bin && \
                          mount -t tmpfs tmp /tmp && mkdir -p /tmp/t \"$BIN\" && export T=/tmp/t && \
@@ -126,8 +133,8 @@ pub fn inside_with(script: &str, environment: &[(&str, &str)]) -> Outcome {
     let bin = if theirs() { PathBuf::from("/usr/bin") } else { tool("x").with_file_name("") };
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{}:/usr/sbin:/sbin:{path}", bin.display())).env("BIN", &bin);
-    command.envs(environment.iter().copied()).env_remove("TMPDIR");
-    finish(command, "")
+    command.env_remove("TMPDIR");
+    command
 }
 
 /// Runs a command to its end with `input` on stdin; kills it at the limit.

@@ -1,0 +1,149 @@
+//! pty: a terminal of its own for the program (pty(7)).
+//!
+//! It is made in the devpts of the tree that the program will see, so that its name is right there, and from
+//! outside, before anything is entered: one process stays out with the caller's terminal and relays, another
+//! goes in with nothing but the new one. No descriptor of the caller's gets inside, so nobody there can read
+//! from it or push input back into it (TIOCSTI).
+//!
+//!   relay                                   worker
+//!   make the terminal, fork ------------->  its standard streams are the new terminal
+//!   the caller's terminal to raw            enter the namespaces, fork into the pid namespace
+//!   pass on bytes, size, signals            the program: leader of a new session on that terminal
+//!   restore, end as the worker ended        end as the program ended
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, SFlag, fstat, major, makedev, minor};
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use nix::unistd::{ForkResult, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, pipe2, setsid};
+use unshare::child::{DeathTie, Held, end_as};
+use unshare::rooted;
+
+use crate::relay::{self, Relay};
+use crate::sys;
+use crate::target::Target;
+
+pub struct Pty {
+    pub master: OwnedFd,
+    pub slave: OwnedFd,
+}
+
+/// The process that goes in.
+pub struct Worker {
+    /// For the last words of one that fails: its standard error is the program's terminal by then.
+    pub complaints: OwnedFd,
+    pub tie: Option<DeathTie>,
+}
+
+/// Forks; comes back in the worker. The relay stays in here, and holds nothing of the target but the terminal.
+pub fn split(mut target: Target, pty: Pty) -> Result<Target> {
+    let held = Held::block(&relay::signals(), true)?;
+    // A worker that forks once more ends with its child; it must go at once, whatever the child is told.
+    let tie = target.kill_child.map(|signal| if target.fork { Signal::SIGKILL as i32 } else { signal });
+    let tie = tie.map(DeathTie::before_fork);
+    let (heard, complaints) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    match unshare::sys::fork().context("fork failed")? {
+        ForkResult::Child => {
+            held.restore()?;
+            drop(heard);
+            let worker = Worker { complaints, tie };
+            move_to(&pty.slave, target.fork).context("cannot use the terminal")?;
+            target.worker = Some(worker);
+            Ok(target)
+        }
+        ForkResult::Parent { child } => {
+            let forward = target.forward;
+            drop((target, complaints, tie));
+            end_as(Relay::new(pty, child, forward, heard).run()?)
+        }
+    }
+}
+
+fn move_to(slave: &OwnedFd, forks: bool) -> nix::Result<()> {
+    if forks {
+        // Out of the caller's session: what his terminal sends is for the relay.
+        setsid()?;
+    }
+    dup2_stdin(slave)?;
+    dup2_stdout(slave)?;
+    dup2_stderr(slave)
+}
+
+/// In the process that becomes the program.
+pub fn take() -> Result<()> {
+    setsid().and_then(|_| sys::take_terminal()).context("cannot take the terminal")
+}
+
+/// A pseudo terminal of the devpts in `tree`, else of our own; owned by `owner` when one is named.
+pub fn make(tree: Option<BorrowedFd<'_>>, owner: Option<u32>) -> Result<Pty> {
+    let ours = File::open("/").context("cannot open '/'")?;
+    let trees = tree.into_iter().chain([ours.as_fd()]);
+    let mut why = Errno::ENOENT;
+    for (tree, name) in trees.flat_map(|tree| ["dev/pts/ptmx", "dev/ptmx"].map(|name| (tree, name))) {
+        match pair(tree, Path::new(name)) {
+            Ok(pty) => {
+                // Whoever may not change it is the owner already.
+                let _ = fchown(&pty.slave, owner.map(Uid::from_raw), None);
+                like_the_callers(&pty).context("cannot set up the terminal")?;
+                return Ok(pty);
+            }
+            Err(errno) => why = errno,
+        }
+    }
+    Err(why).context("cannot make a terminal: no usable /dev/pts/ptmx, there or here")
+}
+
+/// The tree may be hostile: what lies there is opened only if it is the device that makes terminals.
+fn pair(tree: BorrowedFd<'_>, name: &Path) -> nix::Result<Pty> {
+    let found = rooted::open_path(tree, name)?;
+    is_device(&found, makedev(5, 2))?;
+    let master = reopen(&found, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK)?;
+    sys::unlock_pty(master.as_fd())?;
+    let slave = match sys::pty_peer(master.as_fd()) {
+        Err(Errno::ENOTTY | Errno::EINVAL) => {
+            let number = sys::pty_number(master.as_fd())?;
+            let found = rooted::open_path(tree, Path::new(&format!("dev/pts/{number}")))?;
+            is_device(&found, makedev(136 + u64::from(number >> 8), u64::from(number & 0xff)))?;
+            reopen(&found, OFlag::O_RDWR | OFlag::O_NOCTTY)?
+        }
+        peer => peer?,
+    };
+    Ok(Pty { master, slave })
+}
+
+fn is_device(fd: &OwnedFd, device: libc::dev_t) -> nix::Result<()> {
+    let stat = fstat(fd)?;
+    let is_char = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits();
+    let same = (major(stat.st_rdev), minor(stat.st_rdev)) == (major(device), minor(device));
+    if is_char && same { Ok(()) } else { Err(Errno::ENODEV) }
+}
+
+/// Our own /proc is still there, and its link leads to exactly what has been looked at.
+fn reopen(found: &OwnedFd, flags: OFlag) -> nix::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    open(path.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Modes and size of the caller's terminal, whichever standard stream it is on.
+fn like_the_callers(pty: &Pty) -> nix::Result<()> {
+    let callers = sys::STREAMS.iter().find_map(|stream| Some((stream, tcgetattr(stream).ok()?)));
+    let mut modes = match &callers {
+        Some((_, modes)) => modes.clone(),
+        None => tcgetattr(&pty.slave)?,
+    };
+    if tcgetattr(sys::STDIN).is_err() {
+        // What comes from a file or a pipe has not been typed: nobody wants to read it twice.
+        modes.local_flags -= LocalFlags::ECHO;
+    }
+    tcsetattr(&pty.slave, SetArg::TCSANOW, &modes)?;
+    if let Some((terminal, _)) = callers {
+        let _ = sys::window_size(terminal.as_fd()).and_then(|s| sys::set_window_size(pty.slave.as_fd(), &s));
+    }
+    Ok(())
+}
