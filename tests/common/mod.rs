@@ -130,7 +130,10 @@ pub fn command_inside(script: &str) -> Command {
         "sh",
     ]);
     command.arg(script);
-    let bin = if theirs() { PathBuf::from("/usr/bin") } else { tool("x").with_file_name("") };
+    let bin = match std::env::var("UNDER_TEST").as_deref() {
+        Ok("theirs") => PathBuf::from("/usr/bin"),
+        _ => tool("x").with_file_name(""),
+    };
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{}:/usr/sbin:/sbin:{path}", bin.display())).env("BIN", &bin);
     command.env_remove("TMPDIR");
