@@ -70,10 +70,7 @@ impl Archive {
         let mut archive = Archive { place: Place::new(), packages: String::new(), version: "1" };
         fs::create_dir_all(archive.place.at("mirror/pool")).unwrap();
         fs::create_dir_all(archive.place.at("out")).unwrap();
-        let tree = archive.place.at("dpkg-tree");
-        sh(HOST_DPKG, &[tree.to_str().unwrap()]);
-        fs::create_dir(tree.join("proc")).unwrap();
-        archive.build(&tree, "dpkg", "Essential: yes");
+        archive.dpkg();
         let files = [("etc/base.conf", "plain\n", 0o644), ("usr/share/doc/base", "x\n", 0o644)];
         archive.add(
             "base-files",
@@ -106,6 +103,27 @@ impl Archive {
             fs::set_permissions(tree.join("DEBIAN").join(file), fs::Permissions::from_mode(mode)).unwrap();
         }
         self.build(&tree, name, fields);
+    }
+
+    /// The package with the host's dpkg: it is made once for all tests that run side by side, and lies in the
+    /// target directory for those to come.
+    fn dpkg(&mut self) {
+        let stamp = fs::metadata(system("dpkg")).unwrap().mtime();
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mkrootfs-dpkg-{stamp}"));
+        let (deb, index) = (kept.with_extension("deb"), kept.with_extension("index"));
+        let lock = fs::File::create(kept.with_extension("lock")).unwrap();
+        let _lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+        if !index.exists() {
+            let tree = self.place.at("dpkg-tree");
+            sh(HOST_DPKG, &[tree.to_str().unwrap()]);
+            fs::create_dir(tree.join("proc")).unwrap();
+            self.build(&tree, "dpkg", "Essential: yes");
+            fs::copy(self.deb("dpkg"), &deb).unwrap();
+            fs::write(&index, std::mem::take(&mut self.packages)).unwrap();
+        }
+        let _ = fs::remove_file(self.deb("dpkg"));
+        fs::copy(&deb, self.deb("dpkg")).unwrap();
+        self.packages += &fs::read_to_string(&index).unwrap();
     }
 
     fn build(&mut self, tree: &Path, name: &str, fields: &str) {
@@ -497,9 +515,10 @@ fn without_merged_usr_there_are_no_links() {
     command.arg("stretch").arg(&root).arg(archive.url());
     // The host's programs want /lib64 and the like, which is no link here: dpkg does not start.
     finish(command, "").ended_with(1).said("cannot configure the packages");
-    let tree = archive.place.at("dpkg-tree");
+    let tree = archive.place.at("own-tree");
+    sh(HOST_DPKG, &[tree.to_str().unwrap()]);
     sh(
-        "cd \"$1\"; for d in lib lib64; do [ ! -e usr/$d ] || cp -a usr/$d .; done; mkdir bin; cp -a usr/bin/sh bin",
+        "cd \"$1\"; for d in lib lib64; do [ ! -e usr/$d ] || cp -a usr/$d .; done; mkdir bin proc; cp -a usr/bin/sh bin",
         &[tree.to_str().unwrap()],
     );
     let mut archive = archive;
@@ -519,6 +538,104 @@ fn without_merged_usr_there_are_no_links() {
     finish(command, "").ended_with(0);
     assert!(fs::symlink_metadata(root.join("lib")).unwrap().is_dir());
     assert!(!root.join("sbin").exists());
+}
+
+// ---- the set ----
+
+/// mkrootfs list, of an archive.
+fn list(archive: &Archive, options: &[&str]) -> Outcome {
+    let mut command = Command::new(tool("mkrootfs"));
+    command.args(["list", "--no-updates", "--arch=amd64", "--cache"]).arg(archive.place.at("cache"));
+    finish(
+        {
+            command.args(options).arg("bookworm").arg(archive.url());
+            command
+        },
+        "",
+    )
+}
+
+#[test]
+fn a_list_tells_what_would_be_installed_and_why() {
+    let mut archive = Archive::new();
+    archive.add("hello", "Depends: common", &[], &[]);
+    archive.add("common", "", &[], &[]);
+    let pin = archive.publish("");
+    let pinned = |options: &[&str]| list(&archive, &[&["--release-sha256", &pin], options].concat());
+    let out = pinned(&["--include=hello"]).ended_with(0).out;
+    let fields: Vec<Vec<&str>> = out.lines().map(|line| line.split('\t').collect()).collect();
+    let why: Vec<(&str, &str)> = fields.iter().map(|fields| (fields[0], fields[4])).collect();
+    let expected = [
+        ("base-files", "variant"),
+        ("apt", "variant"),
+        ("common", "needed by hello"),
+        ("dpkg", "essential"),
+        ("hello", "asked"),
+        ("libapt", "needed by apt"),
+    ];
+    assert_eq!(why, expected);
+    assert_eq!((fields[1][1], fields[1][3]), ("1", sha256(&archive.deb("apt")).as_str()));
+    assert_eq!(fields[1][2], fs::metadata(archive.deb("apt")).unwrap().len().to_string());
+    pinned(&["--variant=essential", "--print-debs"]).ended_with(0).printed("dpkg\n");
+    pinned(&["--exclude=libapt"]).ended_with(6).said("'apt' needs 'libapt | none', which is excluded");
+    let json: String = pinned(&["--variant=essential", "--json"]).ended_with(0).out;
+    assert!(json.contains("\"name\": \"dpkg\"") && json.contains("\"reason\": \"essential\""), "{json}");
+    // debootstrap's form names a target, which is not touched.
+    let options = ["--print-debs", "--release-sha256", &pin, "--no-updates"];
+    finish(archive.command(&options, &archive.url()), "")
+        .ended_with(0)
+        .printed("base-files apt dpkg libapt\n");
+    archive.nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_lock_makes_the_same_set_again() {
+    let mut archive = Archive::new();
+    let lock = archive.place.at("lock");
+    let locked = ["--no-updates", "--no-base", "--lock", lock.to_str().unwrap()];
+    let root = archive.place.at("out/root");
+    let status = || fs::read_to_string(root.join("var/lib/dpkg/status")).unwrap();
+    archive.run(&locked).ended_with(0);
+    let first = status();
+    fs::remove_dir_all(&root).unwrap();
+    // The archive goes on; its Release file is not even asked for.
+    archive.version = "2";
+    archive.add("libapt", "", &[], &[]);
+    archive.publish("");
+    fs::remove_file(archive.suite().join("Release")).unwrap();
+    finish(archive.command(&locked, &archive.url()), "").ended_with(0);
+    assert_eq!(status(), first);
+    fs::remove_dir_all(&root).unwrap();
+    let more = [&locked[..], &["--include=hello"]].concat();
+    finish(archive.command(&more, &archive.url()), "").ended_with(2).said("asked for is 'Include: hello'");
+    // A digest in the lock that the archive's file has not.
+    let text = fs::read_to_string(&lock).unwrap().replace("SHA256: ", "SHA256: 0000");
+    fs::write(&lock, text.lines().map(|line| format!("{line:.72}\n")).collect::<String>()).unwrap();
+    finish(archive.command(&locked, &archive.url()), "").ended_with(5).said("the index says");
+    fs::write(&lock, "Lock: 1\n").unwrap();
+    finish(archive.command(&locked, &archive.url()), "").ended_with(2).said("cannot use the lock");
+    archive.nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn hooks_run_at_their_times_with_the_root() {
+    let archive = Archive::new();
+    let root = archive.place.at("out/root");
+    let hooks = [
+        "--no-updates",
+        "--setup-hook=test -d \"$1/usr\"; test ! -e \"$1/etc\"; echo early > \"$1/early\"",
+        "--extract-hook=grep -q 'ok unpacked' \"$1/var/lib/dpkg/status\" && cp \"$1/early\" \"$1/middle\"",
+        "--customize-hook=grep -q 'ok installed' \"$1/var/lib/dpkg/status\" && cp \"$1/middle\" \"$1/late\"; echo said",
+    ];
+    archive.run(&hooks).ended_with(0).said("said\n").printed("");
+    assert_eq!(fs::read_to_string(root.join("late")).unwrap(), "early\n");
+    assert!(!archive.place.at("cache/base").exists());
+    fs::remove_dir_all(&root).unwrap();
+    let said = archive.run(&["--no-updates", "--extract-hook=exit 3"]).ended_with(1);
+    said.said("the extract-hook 'exit 3' failed: exit status: 3");
+    archive.nothing_is_left();
 }
 
 // ---- the base cache ----
@@ -720,7 +837,7 @@ fn an_unknown_suite_is_status_2_and_no_server_is_3() {
     let server = Server::new(archive.place.at("mirror"));
     finish(archive.command(&[], &server.url), "").ended_with(2).said("no suite 'bookworm' on this mirror");
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    finish(archive.command(&[], &format!("http://{closed}")), "").ended_with(3).said("ECONNREFUSED");
+    finish(archive.command(&[], &format!("http://{closed}")), "").ended_with(3).said("Connection refused");
     archive.nothing_is_left();
 }
 

@@ -5,18 +5,20 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::archive::{Access, Suite};
+use crate::archive::{self, Access, Suite, Text};
 use crate::base::{self, Base, Bases};
 use crate::cache::Cache;
 use crate::cli::Options;
 use crate::configure;
 use crate::dpkg::{self, Installed};
 use crate::fetch::Fetcher;
+use crate::hook;
 use crate::install::Installer;
+use crate::lock;
 use crate::mirror::Source;
 use crate::packages::Index;
 use crate::progress::{Progress, size};
-use crate::resolve::{self, Selection};
+use crate::resolve::{self, Demand, Selection};
 use crate::suite;
 use crate::tree::{self, Tree};
 
@@ -34,59 +36,160 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     let started = Instant::now();
     let progress = Progress::new(&job.options);
     let cache = Cache::open(job.options.cache.as_deref())?;
-    let https = job.sources.iter().flat_map(|source| &source.mirrors).any(|url| url.starts_with("https:"));
-    let fetcher = Fetcher::new(https, job.options.jobs, job.options.offline)?;
+    let fetcher = fetcher(job)?;
+    let site = Site { job, root, cache: &cache, fetcher: &fetcher, progress: &progress, started };
+    if let Some((text, path)) = read_lock(job)? {
+        let (suites, selection) = lock::honour(&text, path, job)?;
+        return site.make(&suites, &selection, &[], None);
+    }
     progress.step(&format!("{} ({}) from {}", job.suite, job.arch, job.sources[0].mirrors[0]));
     let access = Access { job, fetcher: &fetcher, cache: &cache, scratch };
     let suites = access.suites()?;
     progress.detail(&format!("the Release files are right, {:.1?}", started.elapsed()));
-    let bases = if job.options.base { Bases::open(&cache)? } else { None };
     let request = request_key(job, &suites);
-    if let Some(base) = bases.as_ref().and_then(|bases| bases.asked_before(&request)) {
-        return from_base(&base, root, &progress, started);
+    if let Some(base) = site.bases()?.and_then(|bases| bases.asked_before(&request)) {
+        return site.copy(&base);
     }
     let texts = access.indexes(&suites)?;
-    let mut index = Index::default();
-    texts.iter().for_each(|text| index.add(&text.text, text.suite));
+    let index = index(&texts);
     progress.detail(&format!("{} packages in the index, {:.1?}", index.len(), started.elapsed()));
-    let selection = resolve::select(&index, &suites[0].release.codename, &job.options.include)?;
-    let key = set_key(job, &suites, &selection);
-    if let Some((bases, base)) = bases.as_ref().and_then(|bases| Some((bases, bases.find(&key)?))) {
-        bases.remember(&request, &key)?;
-        return from_base(&base, root, &progress, started);
+    let selection = select(job, &index, &suites)?;
+    site.make(&suites, &selection, &texts, Some(&request))?;
+    match &job.options.lock {
+        Some(path) => lock::write(path, job, &suites, &selection),
+        None => Ok(()),
     }
-    check_space(&selection, root)?;
-    crate::sys::umask(0o022);
-    let tree = Tree::open(root)?;
-    let merged = suite::facts(&suites[0].release.codename).merged;
-    tree::lay_out(&tree, &job.arch, merged)?;
-    let installer =
-        Installer { fetcher: &fetcher, cache: &cache, progress: &progress, jobs: job.options.jobs };
-    let packages = installer.install(&selection.packages, &suites, &tree, &texts)?;
-    progress.detail(&format!("unpacked, {:.1?}", started.elapsed()));
-    dpkg::write(&tree, &packages)?;
-    write_files(job, &suites, &tree, &selection, &packages)?;
-    configure::configure(root, &packages, &progress)?;
-    progress.detail(&format!("configured, {:.1?}", started.elapsed()));
-    clean(&tree)?;
-    verify(&tree, packages.len())?;
-    if let Some(bases) = &bases {
-        // The next run will be slower without; this one is done.
-        match bases.keep(&key, root) {
-            Ok(true) => bases.remember(&request, &key)?,
-            Ok(false) => progress.detail("it has secrets of its own: no base is kept"),
-            Err(error) => progress.detail(&format!("no base is kept: {error:#}")),
-        }
-    }
-    nix::unistd::syncfs(tree.fd()).context("cannot write the tree to the disk")?;
-    progress.step(&format!("{} packages in {:.1?}", packages.len(), started.elapsed()));
-    Ok(())
 }
 
-fn from_base(base: &Base, root: &Path, progress: &Progress, started: Instant) -> Result<()> {
-    base.copy_to(root)?;
-    progress.step(&format!("a copy of the same set in the cache, in {:.1?}", started.elapsed()));
-    Ok(())
+/// The set that would be installed.
+pub fn with_selection(job: &Job, scratch: &Path, show: impl FnOnce(&Selection) -> Result<()>) -> Result<()> {
+    if let Some((text, path)) = read_lock(job)? {
+        return show(&lock::honour(&text, path, job)?.1);
+    }
+    let cache = Cache::open(job.options.cache.as_deref())?;
+    let fetcher = fetcher(job)?;
+    let access = Access { job, fetcher: &fetcher, cache: &cache, scratch };
+    let suites = access.suites()?;
+    let texts = access.indexes(&suites)?;
+    let index = index(&texts);
+    let selection = select(job, &index, &suites)?;
+    archive::keep_indexes(&cache, &texts);
+    show(&selection)
+}
+
+fn read_lock(job: &Job) -> Result<Option<(String, &Path)>> {
+    let Some(path) = &job.options.lock else { return Ok(None) };
+    Ok(lock::read(path)?.map(|text| (text, path.as_path())))
+}
+
+fn fetcher(job: &Job) -> Result<Fetcher> {
+    let https = job.sources.iter().flat_map(|source| &source.mirrors).any(|url| url.starts_with("https:"));
+    Fetcher::new(https, job.options.jobs, job.options.offline)
+}
+
+fn index(texts: &[Text]) -> Index<'_> {
+    let mut index = Index::default();
+    texts.iter().for_each(|text| index.add(&text.text, text.suite));
+    index
+}
+
+fn select<'a>(job: &Job, index: &Index<'a>, suites: &[Suite]) -> Result<Selection<'a>> {
+    let demand = Demand {
+        codename: &suites[0].release.codename,
+        arch: &job.arch,
+        variant: job.options.variant,
+        merged: merged(job, suites),
+        include: &job.options.include,
+        exclude: &job.options.exclude,
+    };
+    resolve::select(index, &demand)
+}
+
+fn merged(job: &Job, suites: &[Suite]) -> bool {
+    job.options.merged.unwrap_or_else(|| suite::facts(&suites[0].release.codename).merged)
+}
+
+/// Where a root is made, and with what.
+struct Site<'s> {
+    job: &'s Job,
+    root: &'s Path,
+    cache: &'s Cache,
+    fetcher: &'s Fetcher,
+    progress: &'s Progress,
+    started: Instant,
+}
+
+impl Site<'_> {
+    /// What a hook does to a tree is not known: such a root is neither a base nor made from one.
+    fn bases(&self) -> Result<Option<Bases>> {
+        let options = &self.job.options;
+        let hooks = [&options.setup_hooks, &options.extract_hooks, &options.customize_hooks];
+        if !options.base || hooks.iter().any(|list| !list.is_empty()) {
+            return Ok(None);
+        }
+        Bases::open(self.cache)
+    }
+
+    fn copy(&self, base: &Base) -> Result<()> {
+        base.copy_to(self.root)?;
+        self.progress
+            .step(&format!("a copy of the same set in the cache, in {:.1?}", self.started.elapsed()));
+        Ok(())
+    }
+
+    fn tell(&self, what: &str) {
+        self.progress.detail(&format!("{what}, {:.1?}", self.started.elapsed()));
+    }
+
+    /// The set as a root: a copy of a base, or made from packages.
+    fn make(
+        &self,
+        suites: &[Suite],
+        selection: &Selection,
+        texts: &[Text],
+        request: Option<&str>,
+    ) -> Result<()> {
+        let (bases, key) = (self.bases()?, set_key(self.job, suites, selection));
+        if let Some((bases, base)) = bases.as_ref().and_then(|bases| Some((bases, bases.find(&key)?))) {
+            request.map_or(Ok(()), |request| bases.remember(request, &key))?;
+            return self.copy(&base);
+        }
+        check_space(selection, self.root)?;
+        let tree = self.install(suites, selection, texts)?;
+        if let Some(bases) = &bases {
+            // The next run will be slower without; this one is done.
+            match bases.keep(&key, self.root) {
+                Ok(true) => request.map_or(Ok(()), |request| bases.remember(request, &key))?,
+                Ok(false) => self.progress.detail("it has secrets of its own: no base is kept"),
+                Err(error) => self.progress.detail(&format!("no base is kept: {error:#}")),
+            }
+        }
+        nix::unistd::syncfs(tree.fd()).context("cannot write the tree to the disk")?;
+        let (count, time) = (selection.packages.len(), self.started.elapsed());
+        self.progress.step(&format!("{count} packages in {time:.1?}"));
+        Ok(())
+    }
+
+    fn install(&self, suites: &[Suite], selection: &Selection, texts: &[Text]) -> Result<Tree> {
+        let (job, options) = (self.job, &self.job.options);
+        crate::sys::umask(0o022);
+        let tree = Tree::open(self.root)?;
+        tree::lay_out(&tree, &job.arch, merged(job, suites))?;
+        hook::run("setup-hook", &options.setup_hooks, self.root, self.progress)?;
+        let (fetcher, cache, progress) = (self.fetcher, self.cache, self.progress);
+        let installer = Installer { fetcher, cache, progress, jobs: options.jobs };
+        let packages = installer.install(&selection.packages, suites, &tree, texts)?;
+        self.tell("unpacked");
+        dpkg::write(&tree, &packages)?;
+        write_files(job, suites, &tree, selection, &packages)?;
+        hook::run("extract-hook", &options.extract_hooks, self.root, self.progress)?;
+        configure::configure(self.root, &packages, self.progress)?;
+        self.tell("configured");
+        clean(&tree)?;
+        verify(&tree, packages.len())?;
+        hook::run("customize-hook", &options.customize_hooks, self.root, self.progress)?;
+        Ok(tree)
+    }
 }
 
 /// All that can be known before an index is read.
@@ -95,6 +198,7 @@ fn request_key(job: &Job, suites: &[Suite]) -> String {
     let mut include = job.options.include.clone();
     include.sort();
     lines.extend(include);
+    lines.push(format!("without {}", job.options.exclude.join(" ")));
     lines.extend(suites.iter().map(|suite| suite.digest.clone()));
     base::key(lines.iter().map(String::as_str))
 }
@@ -112,7 +216,8 @@ fn set_key(job: &Job, suites: &[Suite], selection: &Selection) -> String {
 
 fn choices(job: &Job, suites: &[Suite]) -> Vec<String> {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
-    vec![env!("CARGO_PKG_VERSION").into(), job.arch.clone(), epoch, sources_list(job, suites)]
+    let shape = format!("{} {}", job.options.variant.word(), merged(job, suites));
+    vec![env!("CARGO_PKG_VERSION").into(), job.arch.clone(), shape, epoch, sources_list(job, suites)]
 }
 
 /// apt's list of where the packages came from, so that updates come from there too.
@@ -146,7 +251,7 @@ fn write_files(
     selection: &Selection,
     packages: &[Installed],
 ) -> Result<()> {
-    if suite::facts(&suites[0].release.codename).merged {
+    if merged(job, suites) {
         tree::prune(tree, &job.arch)?;
     }
     tree::make_devices(tree)?;

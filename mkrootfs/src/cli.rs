@@ -8,19 +8,34 @@ use anyhow::{Context, Result, bail};
 use lexopt::prelude::*;
 use unshare::fail::Usage;
 
+use crate::resolve::Variant;
+
 pub const HELP: &str = "\
 Usage: mkrootfs [options] [bootstrap] SUITE TARGET [MIRROR...]
+       mkrootfs [options] list SUITE [MIRROR...]
        mkrootfs [options] clone SOURCE TARGET
        mkrootfs [options] cache path|list|prune
 
 Make the root directory TARGET: a minimal Debian of SUITE (bullseye, bookworm,
 trixie, forky, sid), or a copy of the root directory SOURCE.
 
+  --variant NAME            essential, apt, minbase, buildd, important, standard
+                            [minbase]
   --include LIST            more packages, names joined by commas
+  --exclude LIST            packages that are left out
   --components LIST         components of the archive [main]
   --arch ARCH               architecture [the host's]
   --no-updates              without the suites of updates and security updates
+  --extra-suites LIST       more suites of the same mirror
   --snapshot DATE           the archive as it was, YYYYMMDDTHHMMSSZ
+  --lock FILE               the very set of packages that FILE says; it is
+                            written when it is not there
+  --merged-usr, --no-merged-usr
+                            /bin, /sbin and /lib are links into /usr, or not
+                            [as the suite has it]
+  --setup-hook COMMAND      run before the packages are unpacked,
+  --extract-hook COMMAND    before they are configured,
+  --customize-hook COMMAND  and at the end, with the root directory as $1
   --cache DIR               keep downloads in DIR [~/.cache/slipway]
   --no-base                 neither copy nor keep a finished root in the cache
   --offline                 use the cache only
@@ -29,33 +44,56 @@ trixie, forky, sid), or a copy of the root directory SOURCE.
   --release-sha256 HEX      trust exactly this InRelease (or Release) file
   --no-check-gpg            trust the mirror without a signature
   --no-check-valid-until    accept an index or a key that is past its date
+  --json                    'list': as JSON
+  --print-debs              only the names of the packages, on a line
   --older DAYS              'cache prune': what was not used for so long [30]
   --progress WHEN           auto, line or none [auto]
   --keep                    keep what was made when it fails
   -v, --verbose             say more
+  --cache-dir, --architectures, --simulate, --dry-run
+                            others: --cache, --arch, --print-debs
   -h, --help                print this help
   -V, --version             print the version
 ";
 
-/// Which commands an option is for: b(ootstrap), c(lone), k: cache.
-const USES: [(&str, &str); 17] = [
-    ("include", "b"),
-    ("components", "b"),
-    ("arch", "b"),
-    ("no-updates", "b"),
-    ("snapshot", "b"),
-    ("cache", "bk"),
+/// Which commands an option is for: b(ootstrap), l(ist), c(lone), k: cache.
+const USES: [(&str, &str); 28] = [
+    ("variant", "bl"),
+    ("include", "bl"),
+    ("exclude", "bl"),
+    ("components", "bl"),
+    ("arch", "bl"),
+    ("no-updates", "bl"),
+    ("extra-suites", "bl"),
+    ("snapshot", "bl"),
+    ("lock", "bl"),
+    ("merged-usr", "bl"),
+    ("no-merged-usr", "bl"),
+    ("setup-hook", "b"),
+    ("extract-hook", "b"),
+    ("customize-hook", "b"),
+    ("cache", "blk"),
     ("no-base", "b"),
-    ("offline", "b"),
-    ("jobs", "b"),
-    ("keyring", "b"),
-    ("release-sha256", "b"),
-    ("no-check-gpg", "b"),
-    ("no-check-valid-until", "b"),
+    ("offline", "bl"),
+    ("jobs", "bl"),
+    ("keyring", "bl"),
+    ("release-sha256", "bl"),
+    ("no-check-gpg", "bl"),
+    ("no-check-valid-until", "bl"),
+    ("json", "l"),
+    ("print-debs", "bl"),
     ("older", "k"),
     ("progress", "bc"),
     ("keep", "bc"),
     ("verbose", "bc"),
+];
+
+/// Words of debootstrap and mmdebstrap for what has another here.
+const ALIASES: [(&str, &str); 4] = [
+    ("cache-dir", "cache"),
+    ("architectures", "arch"),
+    ("simulate", "print-debs"),
+    ("dry-run", "print-debs"),
 ];
 
 /// How progress is shown.
@@ -69,11 +107,20 @@ pub enum Show {
 
 #[derive(Debug)]
 pub struct Options {
+    pub variant: Variant,
     pub include: Vec<String>,
+    pub exclude: Vec<String>,
     pub components: Vec<String>,
     pub arch: Option<String>,
     pub updates: bool,
+    pub extra_suites: Vec<String>,
     pub snapshot: Option<String>,
+    pub lock: Option<PathBuf>,
+    /// None: as the suite has it.
+    pub merged: Option<bool>,
+    pub setup_hooks: Vec<String>,
+    pub extract_hooks: Vec<String>,
+    pub customize_hooks: Vec<String>,
     pub cache: Option<PathBuf>,
     pub base: bool,
     pub offline: bool,
@@ -82,6 +129,9 @@ pub struct Options {
     pub release_sha256: Vec<String>,
     pub check_gpg: bool,
     pub check_valid_until: bool,
+    pub json: bool,
+    /// 'list' prints names only.
+    pub names: bool,
     pub older: u64,
     pub progress: Show,
     pub keep: bool,
@@ -93,6 +143,7 @@ pub enum Command {
     Help,
     Version,
     Bootstrap { suite: String, target: PathBuf, mirrors: Vec<String>, options: Options },
+    List { suite: String, mirrors: Vec<String>, options: Options },
     Clone { source: PathBuf, target: PathBuf, options: Options },
     Cache { action: CacheAction, options: Options },
 }
@@ -117,6 +168,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
             Short('v') => options.verbose = true,
             Value(word) => words.push(word),
             Long(name) => {
+                let name = ALIASES.iter().find(|(theirs, _)| *theirs == name).map_or(name, |(_, ours)| ours);
                 let known = USES.iter().map(|(known, _)| *known).find(|known| *known == name);
                 let Some(name) = known else { return Err(argument.unexpected().into()) };
                 given.push(name);
@@ -130,6 +182,24 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
 
 fn option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Result<()> {
     match name {
+        "variant" => {
+            let word = parser.value()?.string()?;
+            let known = Variant::parse(&word);
+            options.variant = known.ok_or_else(|| {
+                let words = "essential, apt, minbase, buildd, important or standard";
+                usage(&format!("'--variant' takes {words}, not '{word}'"))
+            })?;
+        }
+        "exclude" => options.exclude.extend(list(parser, "--exclude", package_name)?),
+        "extra-suites" => options.extra_suites.extend(list(parser, "--extra-suites", suite_name)?),
+        "lock" => options.lock = Some(path(parser.value()?)?),
+        "merged-usr" => options.merged = Some(true),
+        "no-merged-usr" => options.merged = Some(false),
+        "setup-hook" => options.setup_hooks.push(parser.value()?.string()?),
+        "extract-hook" => options.extract_hooks.push(parser.value()?.string()?),
+        "customize-hook" => options.customize_hooks.push(parser.value()?.string()?),
+        "json" => options.json = true,
+        "print-debs" => options.names = true,
         "include" => options.include.extend(list(parser, "--include", package_name)?),
         "components" => options.components = list(parser, "--components", component)?,
         "arch" => options.arch = Some(checked(parser, "--arch", package_name)?),
@@ -160,11 +230,19 @@ fn option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Res
 
 fn defaults() -> Options {
     Options {
+        variant: Variant::Minbase,
         include: Vec::new(),
+        exclude: Vec::new(),
         components: vec!["main".into()],
         arch: None,
         updates: true,
+        extra_suites: Vec::new(),
         snapshot: None,
+        lock: None,
+        merged: None,
+        setup_hooks: Vec::new(),
+        extract_hooks: Vec::new(),
+        customize_hooks: Vec::new(),
         cache: None,
         base: true,
         offline: false,
@@ -173,6 +251,8 @@ fn defaults() -> Options {
         release_sha256: Vec::new(),
         check_gpg: true,
         check_valid_until: true,
+        json: false,
+        names: false,
         older: 30,
         progress: Show::Auto,
         keep: false,
@@ -184,6 +264,7 @@ fn command(words: Vec<OsString>, options: Options, given: &[&str]) -> Result<Com
     let mut words = words.into_iter().peekable();
     let first = words.peek().ok_or_else(|| usage("SUITE and TARGET are missing"))?;
     let (letter, name) = match first.to_str() {
+        Some("list") => ('l', "list"),
         Some("clone") => ('c', "clone"),
         Some("cache") => ('k', "cache"),
         Some("bootstrap") => ('b', "bootstrap"),
@@ -202,11 +283,20 @@ fn command(words: Vec<OsString>, options: Options, given: &[&str]) -> Result<Com
     let command = match letter {
         'c' => Command::Clone { source: path(next("SOURCE")?)?, target: path(next("TARGET")?)?, options },
         'k' => Command::Cache { action: cache_action(&next("path, list or prune")?.string()?)?, options },
+        'l' => {
+            let suite = suite(&next("SUITE")?.string()?)?;
+            Command::List { suite, mirrors: texts(&mut words)?, options }
+        }
+        // As debootstrap has it: a target is named, and not touched.
+        _ if options.names => {
+            let suite = suite(&next("SUITE")?.string()?)?;
+            next("TARGET")?;
+            Command::List { suite, mirrors: texts(&mut words)?, options }
+        }
         _ => {
             let suite = suite(&next("SUITE")?.string()?)?;
             let target = path(next("TARGET")?)?;
-            let mirrors = words.by_ref().map(|word| Ok(word.string()?)).collect::<Result<_>>()?;
-            Command::Bootstrap { suite, target, mirrors, options }
+            Command::Bootstrap { suite, target, mirrors: texts(&mut words)?, options }
         }
     };
     match words.next() {
@@ -215,6 +305,10 @@ fn command(words: Vec<OsString>, options: Options, given: &[&str]) -> Result<Com
         }
         None => Ok(command),
     }
+}
+
+fn texts(words: &mut impl Iterator<Item = OsString>) -> Result<Vec<String>> {
+    words.map(|word| Ok(word.string()?)).collect()
 }
 
 fn suite(word: &str) -> Result<String> {

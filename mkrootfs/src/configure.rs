@@ -1,14 +1,15 @@
 //! configure: the target's own scripts and its own dpkg make installed packages of unpacked ones.
 //!
-//!   worker (pid 1 of the run)                      inner (pid 1 of the scripts)
-//!   new pid, ipc, uts and net namespaces
-//!   fork ------------------------------------->    own mount namespace, the tree becomes the root,
-//!   read what the scripts say, keep the end        /proc, no sync, few capabilities
-//!                                                  each preinst, then dpkg --configure -a
-//!   wait: status, or the step that failed   <---   exit
+//!   worker (pid 1 of the run)      door                            inner (pid 1 of the scripts)
+//!   fork ---------------------->   new pid, ipc, uts, net namespaces
+//!                                  fork ----------------------->   own mount namespace, the tree becomes
+//!                                                                  the root, /proc, no sync, few
+//!   read what the scripts say,                                     capabilities; each preinst, then
+//!   keep the end                                                   dpkg --configure -a
+//!   wait   <--------------------   wait: its status   <---------   exit, with the step that failed
 //!
-//! The scripts see no process, network, mount or host name but their own. The fork is safe as all threads of
-//! the download have been joined.
+//! The scripts see no process, network, mount or host name but their own; the worker stays where it is, as hooks
+//! run after that. The forks are safe as all threads of the download have been joined.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -41,21 +42,16 @@ const TAIL: usize = 20;
 const ADMIN: &str = "/var/lib/dpkg";
 
 pub fn configure(root: &Path, packages: &[Installed], progress: &Progress) -> Result<()> {
-    let kinds = CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWNET;
-    unshare(kinds).context("cannot make namespaces for the packages' scripts")?;
     let (said, say) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let (failed, fail) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     match unshare::sys::fork().context("cannot fork")? {
         ForkResult::Child => {
             drop((said, failed));
-            let step = inner(root, packages, say).err();
-            if let Some(error) = &step {
+            let done = door(root, packages, say, &fail);
+            if let Err(error) = &done {
                 let _ = fs::File::from(fail).write_all(format!("{error:#}").as_bytes());
             }
-            exit(i32::from(step.is_some()))
+            exit(i32::from(!matches!(done, Ok(true))))
         }
         ForkResult::Parent { child } => {
             drop((say, fail));
@@ -71,6 +67,31 @@ pub fn configure(root: &Path, packages: &[Installed], progress: &Progress) -> Re
                     Err(anyhow!(why))
                 }
             }
+        }
+    }
+}
+
+/// Between the worker and the scripts: true when they ended well, which else is said by `fail`.
+fn door(root: &Path, packages: &[Installed], say: OwnedFd, fail: &OwnedFd) -> Result<bool> {
+    let tie = || unshare::sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+    tie().context("cannot tie the scripts to us")?;
+    let kinds = CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWNET;
+    unshare(kinds).context("cannot make namespaces for the packages' scripts")?;
+    match unshare::sys::fork().context("cannot fork")? {
+        ForkResult::Child => {
+            let done = tie().context("cannot tie the scripts to us").and_then(|_| inner(root, packages, say));
+            if let Err(error) = &done {
+                let pipe = fail.try_clone().map(fs::File::from);
+                let _ = pipe.and_then(|mut pipe| pipe.write_all(format!("{error:#}").as_bytes()));
+            }
+            exit(i32::from(done.is_err()))
+        }
+        ForkResult::Parent { child } => {
+            let ended = waitpid(child, None).context("cannot wait for the scripts")?;
+            Ok(matches!(ended, WaitStatus::Exited(_, 0)))
         }
     }
 }
@@ -96,8 +117,6 @@ fn follow(said: OwnedFd, count: usize, progress: &Progress) -> String {
 
 /// Process 1 of the scripts' world.
 fn inner(root: &Path, packages: &[Installed], say: OwnedFd) -> Result<()> {
-    unshare::sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
-        .context("cannot tie the scripts to us")?;
     enter(root)?;
     let _ = nix::unistd::sethostname("localhost");
     // Only speed is lost without.

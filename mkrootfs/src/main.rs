@@ -12,8 +12,11 @@ mod deb;
 mod digest;
 mod dpkg;
 mod fetch;
+mod hook;
 mod host;
 mod install;
+mod list;
+mod lock;
 mod mirror;
 mod packages;
 mod progress;
@@ -68,6 +71,7 @@ fn run(command: Command) -> Result<u8> {
             let copy = clone::Copy::open(&source, &target)?;
             stage(&target, &options, |root, _| copy.make(root))
         }
+        Command::List { suite, mirrors, options } => list::run(&job(suite, &mirrors, options)?).map(|()| 0),
         Command::Cache { action, options } => prune::run(action, &options).map(|()| 0),
     }
 }
@@ -77,6 +81,7 @@ fn job(suite: String, mirrors: &[String], options: Options) -> Result<bootstrap:
         suite: &suite,
         mirrors,
         updates: options.updates,
+        extra: &options.extra_suites,
         snapshot: options.snapshot.as_deref(),
     };
     let sources = mirror::sources(&wish)?;

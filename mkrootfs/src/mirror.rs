@@ -30,6 +30,8 @@ pub struct Wish<'a> {
     pub suite: &'a str,
     pub mirrors: &'a [String],
     pub updates: bool,
+    /// Suites of the same mirrors that the user wants too.
+    pub extra: &'a [String],
     pub snapshot: Option<&'a str>,
 }
 
@@ -53,6 +55,7 @@ pub fn sources(wish: &Wish) -> Result<Vec<Source>> {
         sources.push(source(&updates, &main, optional));
         sources.push(source(&fixes, &security, optional));
     }
+    sources.extend(wish.extra.iter().map(|suite| source(suite, &main, false)));
     Ok(sources)
 }
 
@@ -220,7 +223,7 @@ mod tests {
 
     fn listed(suite: &str, mirrors: &[&str], updates: bool, snapshot: Option<&str>) -> String {
         let mirrors: Vec<String> = mirrors.iter().map(|mirror| mirror.to_string()).collect();
-        let wish = Wish { suite, mirrors: &mirrors, updates, snapshot };
+        let wish = Wish { suite, mirrors: &mirrors, updates, extra: &[], snapshot };
         let show = |source: &Source| {
             format!("{}{} {}", if source.optional { "?" } else { "" }, source.suite, source.mirrors.join(" "))
         };

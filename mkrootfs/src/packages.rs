@@ -13,7 +13,7 @@ pub struct Package<'a> {
     pub version: &'a str,
     pub text: &'a str,
     pub essential: bool,
-    pub required: bool,
+    pub priority: Priority,
     /// Which of the suites it comes from.
     pub suite: usize,
 }
@@ -21,6 +21,27 @@ pub struct Package<'a> {
 impl<'a> Package<'a> {
     pub fn field(&self, name: &str) -> Option<&'a str> {
         field(self.text, name)
+    }
+}
+
+/// How much a system needs a package (Debian Policy 2.5); "extra" is an old word for optional.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    Required,
+    Important,
+    Standard,
+    #[default]
+    Optional,
+}
+
+impl Priority {
+    fn parse(word: &str) -> Priority {
+        match word.trim_end() {
+            "required" => Priority::Required,
+            "important" => Priority::Important,
+            "standard" => Priority::Standard,
+            _ => Priority::Optional,
+        }
     }
 }
 
@@ -37,6 +58,8 @@ pub struct Index<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term<'a> {
     pub name: &'a str,
+    /// After a colon: "any", or the architecture that it must be of.
+    pub arch: Option<&'a str>,
     pub bound: Option<(Relation, &'a str)>,
 }
 
@@ -113,7 +136,7 @@ impl<'a> Index<'a> {
 fn scan(text: &str, start: usize) -> (Option<(Package<'_>, Option<&str>)>, usize) {
     let bytes = text.as_bytes();
     let (mut name, mut version, mut provides) = (None, None, None);
-    let (mut essential, mut required) = (false, false);
+    let (mut essential, mut priority) = (false, Priority::Optional);
     let mut at = start;
     while at < bytes.len() {
         let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |length| at + length);
@@ -131,15 +154,15 @@ fn scan(text: &str, start: usize) -> (Option<(Package<'_>, Option<&str>)>, usize
                 provides = Some(value);
             } else if line.starts_with("Essential: yes") {
                 essential = true;
-            } else if line.starts_with("Priority: required") {
-                required = true;
+            } else if let Some(value) = line.strip_prefix("Priority: ") {
+                priority = Priority::parse(value);
             }
         }
         at = end + 1;
     }
     let stanza = &text[start..at.min(bytes.len())];
     let package = name.zip(version).map(|(name, version)| {
-        (Package { name, version, text: stanza, essential, required, suite: 0 }, provides)
+        (Package { name, version, text: stanza, essential, priority, suite: 0 }, provides)
     });
     (package, at.saturating_add(1))
 }
@@ -176,12 +199,14 @@ pub fn groups(text: &str) -> impl Iterator<Item = Vec<Term<'_>>> {
 fn term(text: &str) -> Option<Term<'_>> {
     let text = text.trim();
     let end = text.find([' ', '(', '[', '<', ':']).unwrap_or(text.len());
+    let qualifier = text[end..].strip_prefix(':');
+    let arch = qualifier.map(|rest| rest.split([' ', '(', '[', '<']).next().unwrap_or(""));
     let bound = text[end..].split_once('(').and_then(|(_, rest)| {
         let inner = rest.split_once(')')?.0.trim();
         let at = inner.find(|c| !"<>=".contains(c))?;
         Some((Relation::parse(&inner[..at])?, inner[at..].trim()))
     });
-    (end > 0).then(|| Term { name: &text[..end], bound })
+    (end > 0).then(|| Term { name: &text[..end], arch, bound })
 }
 
 /// How many letters must be changed, put in or taken out (Levenshtein).
@@ -215,7 +240,8 @@ mod tests {
         assert_eq!(index.len(), 3);
         assert_eq!(index.get("a").unwrap().version, "1.1");
         assert_eq!(index.get("a").unwrap().field("tag"), Some("x,\n y"));
-        assert!(index.get("b").unwrap().required && index.get("c").is_some());
+        assert_eq!(index.get("b").unwrap().priority, Priority::Required);
+        assert!(index.get("c").is_some());
         assert_eq!(index.packages().map(|p| p.name).collect::<Vec<_>>(), ["b", "a", "c"]);
         let provided: Vec<_> = index.providers("v").map(|(p, v)| (p.name, v)).collect();
         assert_eq!(provided, [("b", Some("3"))]);
@@ -224,11 +250,14 @@ mod tests {
     #[test]
     fn dependencies_are_groups_of_alternatives() {
         let parsed: Vec<_> = groups("a (>= 1:2~) | b:any, c(<<3) [amd64],, d <!nocheck>").collect();
-        let term = |name, bound| Term { name, bound };
+        let term = |name, bound| Term { name, arch: None, bound };
         assert_eq!(
             parsed,
             [
-                vec![term("a", Some((Relation::LaterEqual, "1:2~"))), term("b", None)],
+                vec![
+                    term("a", Some((Relation::LaterEqual, "1:2~"))),
+                    Term { arch: Some("any"), ..term("b", None) }
+                ],
                 vec![term("c", Some((Relation::Earlier, "3")))],
                 vec![term("d", None)],
             ]

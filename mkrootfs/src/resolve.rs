@@ -1,11 +1,12 @@
-//! resolve: which packages belong into the root: Essential, required, apt, what was asked for, and all that
-//! these need; then a check that nothing lacks or conflicts (Debian Policy 7).
+//! resolve: which packages belong into the root: those of its variant, what was asked for, and all that these
+//! need; then a check that nothing lacks or conflicts (Debian Policy 7).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
 
 use anyhow::{Result, bail};
 
-use crate::packages::{Index, Package, Term, groups};
+use crate::packages::{Index, Package, Priority, Term, groups};
 use crate::trouble::Kind;
 
 /// What a suite needs beside the rule: where an alternative's first name would bring in more.
@@ -14,44 +15,147 @@ const SEEDS: [(&str, &str); 1] = [
     ("bookworm", "usr-is-merged"),
 ];
 
+/// Which packages a root begins with; the words are those of debootstrap and mmdebstrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    Essential,
+    Apt,
+    Minbase,
+    Buildd,
+    Important,
+    Standard,
+}
+
+impl Variant {
+    pub fn parse(word: &str) -> Option<Variant> {
+        Some(match word {
+            "essential" => Variant::Essential,
+            "apt" => Variant::Apt,
+            "minbase" | "required" => Variant::Minbase,
+            "buildd" => Variant::Buildd,
+            // debootstrap calls what it does without the option "-".
+            "important" | "debootstrap" | "-" => Variant::Important,
+            "standard" => Variant::Standard,
+            _ => return None,
+        })
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Variant::Essential => "essential",
+            Variant::Apt => "apt",
+            Variant::Minbase => "minbase",
+            Variant::Buildd => "buildd",
+            Variant::Important => "important",
+            Variant::Standard => "standard",
+        }
+    }
+
+    fn has(self, package: &Package) -> bool {
+        let lowest = match self {
+            Variant::Essential | Variant::Apt => None,
+            Variant::Minbase | Variant::Buildd => Some(Priority::Required),
+            Variant::Important => Some(Priority::Important),
+            Variant::Standard => Some(Priority::Standard),
+        };
+        package.essential || lowest.is_some_and(|lowest| package.priority <= lowest)
+    }
+
+    /// Names that belong to it whatever their priority.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Variant::Essential => &[],
+            Variant::Buildd => &["apt", "build-essential"],
+            _ => &["apt"],
+        }
+    }
+}
+
+/// What the set is made from.
+pub struct Demand<'d> {
+    pub codename: &'d str,
+    pub arch: &'d str,
+    pub variant: Variant,
+    pub merged: bool,
+    pub include: &'d [String],
+    pub exclude: &'d [String],
+}
+
+/// Why a package is in the set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason<'a> {
+    Essential,
+    Variant,
+    Asked,
+    NeededBy(&'a str),
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Essential => f.write_str("essential"),
+            Reason::Variant => f.write_str("variant"),
+            Reason::Asked => f.write_str("asked"),
+            Reason::NeededBy(name) => write!(f, "needed by {name}"),
+        }
+    }
+}
+
 pub struct Selection<'a> {
     /// In a fixed order: base-files first, as its directories' modes are the ones that count.
     pub packages: Vec<Package<'a>>,
     /// Names that nobody asked for, which apt may remove when nothing needs them any more.
     pub automatic: Vec<&'a str>,
+    pub reasons: HashMap<&'a str, String>,
 }
 
 struct Resolver<'i, 'a> {
     index: &'i Index<'a>,
-    selected: HashMap<&'a str, Package<'a>>,
+    arch: &'i str,
+    exclude: &'i [String],
+    selected: HashMap<&'a str, (Package<'a>, Reason<'a>)>,
     /// Selected, and its dependencies not yet looked at.
     queue: Vec<Package<'a>>,
     /// Choices put off until no package is certain any more: by then one may be made already.
-    choices: std::collections::VecDeque<(&'a str, Vec<Term<'a>>)>,
+    choices: VecDeque<(&'a str, Vec<Term<'a>>)>,
 }
 
-pub fn select<'a>(index: &Index<'a>, codename: &str, include: &[String]) -> Result<Selection<'a>> {
-    let mut resolver =
-        Resolver { index, selected: HashMap::new(), queue: Vec::new(), choices: Default::default() };
-    let wanted = asked(index, include)?;
-    for package in index.packages().filter(|p| p.essential || p.required) {
-        resolver.add(*package);
+pub fn select<'a>(index: &Index<'a>, demand: &Demand) -> Result<Selection<'a>> {
+    let mut resolver = Resolver {
+        index,
+        arch: demand.arch,
+        exclude: demand.exclude,
+        selected: HashMap::new(),
+        queue: Vec::new(),
+        choices: VecDeque::new(),
+    };
+    let wanted = asked(index, demand.include)?;
+    let kept = |name: &str| !demand.exclude.iter().any(|word| word == name);
+    if let Some(package) = wanted.iter().find(|package| !kept(package.name)) {
+        bail!(Kind::Asked.error(format!("'{}' is asked for and excluded", package.name)));
     }
-    let seeds = SEEDS.iter().filter(|(suite, _)| *suite == codename).map(|(_, name)| *name);
-    for package in seeds.chain(["apt"]).filter_map(|name| index.get(name)) {
-        resolver.add(*package);
+    for package in index.packages().filter(|p| demand.variant.has(p) && kept(p.name)) {
+        let reason = if package.essential { Reason::Essential } else { Reason::Variant };
+        resolver.add(*package, reason);
     }
-    let base: Vec<&str> = resolver.selected.keys().copied().collect();
+    let seeds = SEEDS.iter().filter(|(suite, _)| *suite == demand.codename && demand.merged);
+    let names = seeds.map(|(_, name)| *name).chain(demand.variant.names().iter().copied());
+    for package in names.filter(|name| kept(name)).filter_map(|name| index.get(name)) {
+        resolver.add(*package, Reason::Variant);
+    }
     for package in &wanted {
-        resolver.add(*package);
+        resolver.add(*package, Reason::Asked);
     }
     resolver.close()?;
     resolver.check()?;
-    let mut packages: Vec<Package> = resolver.selected.into_values().collect();
-    packages.sort_by_key(|package| (package.name != "base-files", package.name));
-    let manual = |name: &str| base.contains(&name) || wanted.iter().any(|p| p.name == name);
-    let automatic = packages.iter().map(|p| p.name).filter(|name| !manual(name)).collect();
-    Ok(Selection { packages, automatic })
+    let mut chosen: Vec<(Package, Reason)> = resolver.selected.into_values().collect();
+    chosen.sort_by_key(|(package, _)| (package.name != "base-files", package.name));
+    let needed = |reason: &Reason| matches!(reason, Reason::NeededBy(_));
+    Ok(Selection {
+        automatic: chosen.iter().filter(|(_, reason)| needed(reason)).map(|(p, _)| p.name).collect(),
+        reasons: chosen.iter().map(|(package, reason)| (package.name, reason.to_string())).collect(),
+        packages: chosen.into_iter().map(|(package, _)| package).collect(),
+    })
 }
 
 /// The packages that were asked for; a virtual name means its first provider.
@@ -76,10 +180,25 @@ fn asked<'a>(index: &Index<'a>, include: &[String]) -> Result<Vec<Package<'a>>> 
 }
 
 impl<'a> Resolver<'_, 'a> {
-    fn add(&mut self, package: Package<'a>) {
-        if self.selected.insert(package.name, package).is_none() {
-            self.queue.push(package);
+    /// Who asks for a package that is there already makes it one that was asked for.
+    fn add(&mut self, package: Package<'a>, reason: Reason<'a>) {
+        match self.selected.get_mut(package.name) {
+            Some((_, old)) if reason == Reason::Asked && matches!(old, Reason::NeededBy(_)) => *old = reason,
+            Some(_) => {}
+            None => {
+                self.selected.insert(package.name, (package, reason));
+                self.queue.push(package);
+            }
         }
+    }
+
+    fn excluded(&self, name: &str) -> bool {
+        self.exclude.iter().any(|word| word == name)
+    }
+
+    /// Other architectures' packages are not installed here.
+    fn ours(&self, term: &Term) -> bool {
+        term.arch.is_none_or(|arch| arch == "any" || arch == "native" || arch == self.arch)
     }
 
     fn close(&mut self) -> Result<()> {
@@ -92,7 +211,7 @@ impl<'a> Resolver<'_, 'a> {
                     // A choice that fights with what is there already is the last resort.
                     let choice = best.iter().find(|p| !self.fights(p)).or(best.first()).copied();
                     let Some(package) = choice else { bail!(self.missing(from, &group)) };
-                    self.add(package);
+                    self.add(package, Reason::NeededBy(from));
                 }
             } else {
                 return Ok(());
@@ -107,7 +226,7 @@ impl<'a> Resolver<'_, 'a> {
             }
             match self.candidates(&group)[..] {
                 [] => bail!(self.missing(package.name, &group)),
-                [only] => self.add(only),
+                [only] => self.add(only, Reason::NeededBy(package.name)),
                 _ => self.choices.push_back((package.name, group)),
             }
         }
@@ -115,8 +234,8 @@ impl<'a> Resolver<'_, 'a> {
     }
 
     fn satisfied(&self, group: &[Term]) -> bool {
-        group.iter().any(|term| {
-            self.selected.get(term.name).is_some_and(|p| fits(term, Some(p.version)))
+        group.iter().filter(|term| self.ours(term)).any(|term| {
+            self.selected.get(term.name).is_some_and(|(p, _)| fits(term, Some(p.version)))
                 || self
                     .index
                     .providers(term.name)
@@ -126,13 +245,13 @@ impl<'a> Resolver<'_, 'a> {
 
     /// Real packages in the order of the alternatives, then providers.
     fn candidates(&self, group: &[Term<'a>]) -> Vec<Package<'a>> {
-        let real = group.iter().filter_map(|t| self.index.get(t.name).filter(|p| fits(t, Some(p.version))));
-        let provided = group
-            .iter()
-            .flat_map(|t| self.index.providers(t.name).filter(|(_, v)| fits(t, *v)).map(|(p, _)| p));
+        let ours = || group.iter().filter(|term| self.ours(term));
+        let real = ours().filter_map(|t| self.index.get(t.name).filter(|p| fits(t, Some(p.version))));
+        let provided =
+            ours().flat_map(|t| self.index.providers(t.name).filter(|(_, v)| fits(t, *v)).map(|(p, _)| p));
         let mut found: Vec<Package> = Vec::new();
         for package in real.chain(provided) {
-            if found.iter().all(|p| p.name != package.name) {
+            if !self.excluded(package.name) && found.iter().all(|p| p.name != package.name) {
                 found.push(*package);
             }
         }
@@ -140,27 +259,43 @@ impl<'a> Resolver<'_, 'a> {
     }
 
     fn fights(&self, package: &Package<'a>) -> bool {
-        self.selected
-            .values()
-            .any(|other| fight(self.index, package, other) || fight(self.index, other, package))
+        self.selected.values().any(|(other, _)| self.fight(package, other) || self.fight(other, package))
     }
 
     fn missing(&self, from: &str, group: &[Term]) -> anyhow::Error {
         let names: Vec<String> = group.iter().map(show).collect();
-        Kind::Unresolvable
-            .error(format!("'{from}' needs '{}', which the index does not have", names.join(" | ")))
+        let why = if group.iter().any(|term| self.excluded(term.name)) {
+            "which is excluded"
+        } else {
+            "which the index does not have"
+        };
+        Kind::Unresolvable.error(format!("'{from}' needs '{}', {why}", names.join(" | ")))
+    }
+
+    /// Whether `package` declares that it cannot be beside `other`.
+    fn fight(&self, package: &Package, other: &Package) -> bool {
+        if package.name == other.name {
+            return false;
+        }
+        let hits = |term: &Term| {
+            let mut providers = self.index.providers(term.name);
+            (term.name == other.name && fits(term, Some(other.version)))
+                || providers.any(|(p, version)| p.name == other.name && fits(term, version))
+        };
+        let fields = ["Conflicts", "Breaks"].iter().filter_map(|name| package.field(name));
+        fields.flat_map(groups).flatten().any(|term| self.ours(&term) && hits(&term))
     }
 
     /// All relations of all packages, once the set is complete.
     fn check(&self) -> Result<()> {
         let mut names: Vec<&str> = self.selected.keys().copied().collect();
         names.sort_unstable();
-        for package in names.iter().map(|name| &self.selected[name]) {
+        for package in names.iter().map(|name| &self.selected[name].0) {
             if let Some(group) = needs(package).find(|group| !self.satisfied(group)) {
                 bail!(self.missing(package.name, &group));
             }
             let hit =
-                names.iter().map(|name| &self.selected[name]).find(|other| fight(self.index, package, other));
+                names.iter().map(|name| &self.selected[name].0).find(|other| self.fight(package, other));
             if let Some(other) = hit {
                 let text = format!(
                     "'{} {}' conflicts with '{} {}'",
@@ -186,19 +321,6 @@ fn fits(term: &Term, version: Option<&str>) -> bool {
     }
 }
 
-/// Whether `package` declares that it cannot be beside `other`.
-fn fight(index: &Index, package: &Package, other: &Package) -> bool {
-    if package.name == other.name {
-        return false;
-    }
-    ["Conflicts", "Breaks"].iter().filter_map(|name| package.field(name)).flat_map(groups).flatten().any(
-        |term| {
-            (term.name == other.name && fits(&term, Some(other.version)))
-                || index.providers(term.name).any(|(p, version)| p.name == other.name && fits(&term, version))
-        },
-    )
-}
-
 /// Whether `package` may have files that `other` has too.
 pub fn replaces(package: &Package, other: &Package) -> bool {
     let terms = groups(package.field("Replaces").unwrap_or("")).flatten();
@@ -207,8 +329,9 @@ pub fn replaces(package: &Package, other: &Package) -> bool {
 
 fn show(term: &Term) -> String {
     use crate::version::Relation::*;
+    let name = term.arch.map_or(term.name.to_owned(), |arch| format!("{}:{arch}", term.name));
     match term.bound {
-        None => term.name.to_owned(),
+        None => name,
         Some((relation, version)) => {
             let sign = match relation {
                 Earlier => "<<",
@@ -217,7 +340,7 @@ fn show(term: &Term) -> String {
                 LaterEqual => ">=",
                 Later => ">>",
             };
-            format!("{} ({sign} {version})", term.name)
+            format!("{name} ({sign} {version})")
         }
     }
 }
@@ -227,7 +350,7 @@ mod tests {
     use super::*;
 
     /// "name version field: value; field: value" a line.
-    fn resolve(lines: &[&str], include: &[&str]) -> Result<String> {
+    fn resolve_as(lines: &[&str], demand: &Demand) -> Result<String> {
         let stanza = |line: &&str| {
             let mut words = line.splitn(3, ' ');
             let (name, version) = (words.next().unwrap(), words.next().unwrap());
@@ -238,9 +361,71 @@ mod tests {
         let text = text.replace("\n\n\n", "\n\n");
         let mut index = Index::default();
         index.add(&text, 0);
+        let found = select(&index, demand)?;
+        let show = |p: &Package| match found.reasons[p.name].strip_prefix("needed by ") {
+            Some(by) => format!("{}<{by}", p.name),
+            None => p.name.to_owned(),
+        };
+        Ok(found.packages.iter().map(show).collect::<Vec<_>>().join(" "))
+    }
+
+    fn demand<'d>(include: &'d [String], exclude: &'d [String]) -> Demand<'d> {
+        Demand {
+            codename: "bookworm",
+            arch: "amd64",
+            variant: Variant::Minbase,
+            merged: true,
+            include,
+            exclude,
+        }
+    }
+
+    fn resolve(lines: &[&str], include: &[&str]) -> Result<String> {
         let include: Vec<String> = include.iter().map(|s| s.to_string()).collect();
-        let found = select(&index, "bookworm", &include)?;
-        Ok(found.packages.iter().map(|p| p.name).collect::<Vec<_>>().join(" "))
+        let found = resolve_as(lines, &demand(&include, &[]))?;
+        Ok(found.split(' ').map(|word| word.split('<').next().unwrap()).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn each_variant_has_its_packages_and_each_package_its_reason() {
+        let lines = [
+            "e 1 Essential: yes; Depends: l",
+            "l 1 ",
+            "r 1 Priority: required",
+            "i 1 Priority: important",
+            "s 1 Priority: standard",
+            "apt 1 Depends: l",
+            "build-essential 1 Depends: gcc",
+            "gcc 1 ",
+        ];
+        for (variant, set) in [
+            (Variant::Essential, "e l<e"),
+            (Variant::Apt, "apt e l<e"),
+            (Variant::Minbase, "apt e l<e r"),
+            (Variant::Important, "apt e i l<e r"),
+            (Variant::Standard, "apt e i l<e r s"),
+            (Variant::Buildd, "apt build-essential e gcc<build-essential l<e r"),
+        ] {
+            let found = resolve_as(&lines, &Demand { variant, ..demand(&[], &[]) }).unwrap();
+            assert_eq!(found.replace("l<apt", "l<e"), set);
+            assert_eq!(Variant::parse(variant.word()), Some(variant));
+        }
+        let exclude = ["i".to_owned(), "apt".to_owned()];
+        let found = Demand { variant: Variant::Important, ..demand(&[], &exclude) };
+        assert_eq!(resolve_as(&lines, &found).unwrap(), "e l<e r");
+        let exclude = ["l".to_owned()];
+        let error = resolve_as(&lines, &demand(&[], &exclude)).unwrap_err();
+        assert!(error.to_string().ends_with("needs 'l', which is excluded"), "{error}");
+    }
+
+    #[test]
+    fn other_architectures_do_not_count() {
+        let lines = ["a 1 Essential: yes; Depends: x:i386 | y:any", "x 1 ", "y 1 "];
+        assert_eq!(resolve(&lines, &[]).unwrap(), "a y");
+        let error = resolve(&["a 1 Essential: yes; Depends: x:i386", "x 1 "], &[]).unwrap_err();
+        assert_eq!(error.to_string(), "'a' needs 'x:i386', which the index does not have");
+        let lines = ["a 1 Essential: yes; Conflicts: x:i386", "x 1 Essential: yes"];
+        assert_eq!(resolve(&lines, &[]).unwrap(), "a x");
     }
 
     #[test]
