@@ -784,3 +784,365 @@ fn with_the_last_name_the_mount_of_the_directory_goes() {
     )
     .ended_with(0);
 }
+
+/// A network of two ships; `network` prints the statements, `state` all that they make.
+const NETWORK: &str = r#"
+    network() { cat <<'end'
+# two ships, in any order
+link a:eth0 br0 10.0.0.1/24 via 10.0.0.254
+publish 8080 a:80
+add a 'b c'
+link 'b c:eth0' br0 10.0.0.2/24 via 10.0.0.254   # behind
+
+switch add br0 --address 10.0.0.254/24 --nat
+end
+    }
+    state() { ip -o link; ip -o addr show up scope global; ip route; netns list; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; }
+"#;
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_file_makes_a_network_once() {
+    net(&format!(
+        r#"{NETWORK}
+        empty=$(state)
+        network | netns apply -n - >$T/plan
+        same "$(cat $T/plan)" "$(printf '%s\n' 'add a' "add 'b c'" 'switch add br0 --address 10.0.0.254/24 --nat' \
+            'link a:eth0 br0 10.0.0.1/24 via 10.0.0.254' "link 'b c:eth0' br0 10.0.0.2/24 via 10.0.0.254" 'publish 8080 a:80')"
+        same "$empty" "$(state)"
+        network | netns apply -
+        serve a 80
+        same "$(host_fetch 10.0.0.1 80)" 10.0.0.254
+        before=$(state)
+        network >$T/file; netns apply $T/file; netns apply -n $T/file >$T/plan
+        same "$before $(cat $T/plan)" "$(state) "
+        # What has gone is mended, and nothing else touched.
+        index=$(index a eth0)
+        netns unlink 'b c:eth0'; netns exec a ip route del default; netns nat off br0; netns unpublish 8080
+        netns apply -n $T/file >$T/plan
+        same "$(cat $T/plan)" "$(printf '%s\n' "set the gateway '10.0.0.254' of 'a:eth0'" \
+            "link 'b c:eth0' br0 10.0.0.2/24 via 10.0.0.254" 'nat on br0' 'publish 8080 a:80')"
+        netns apply $T/file
+        same "$index $(netns apply -n $T/file)" "$(index a eth0) "
+        kill $!; wait $! || :
+        netns del --wait a 'b c'; netns switch del br0
+        same "$empty" "$(state)"
+    "#
+    ))
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_file_with_one_bad_line_changes_nothing_and_says_which() {
+    net(&format!(
+        r#"{NETWORK}
+        netns add old; netns switch add br9; netns link old:eth0 br9 10.9.0.1/24 --no-check; empty=$(state)
+        bad() {{ {{ network; printf '%s\n' "$1"; }} | fails 1 netns apply -; says "^netns: line 8: "; says "$2"; same "$empty" "$(state)"; }}
+        bad 'link a:eth1 br0 10.0.0.256/24' "not an address"
+        bad 'link a:eth1 none' "no switch 'none'"
+        bad 'link none:eth0 br0' "no network namespace 'none'"
+        bad 'link old:eth0 br9 10.9.0.2/24' "it exists with address '10.9.0.1/24', not '10.9.0.2/24'"
+        bad 'link a:eth0 br9' "'a:eth0' is linked already (line 2)"
+        bad 'link old:eth1 br9 10.9.0.1/24' "'10.9.0.1' is taken by"
+        bad 'link old:lo br9' "has an interface 'lo' already"
+        bad 'publish 8080 old:80' "line 3"
+        bad 'publish 81 none:80' "no network namespace 'none'"
+        bad 'nat on br8' "no switch 'br8'"
+        bad 'switch add lo' "'lo' is there and is not a bridge"
+        bad 'del a' "is none of"
+        bad "add 'a" "quote"
+        bad 'fly' "'fly' is none of"
+        bad 'link a:eth1 br0 rate 80' "rate '80'"
+        fails 1 netns apply /none; says "cannot read '/none'"
+        fails 1 netns apply /run; says "cannot read '/run'"
+        head -c 100000 /dev/urandom >$T/noise; fails 1 netns apply $T/noise
+        same "$empty" "$(state)"
+    "#
+    ))
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn an_apply_that_fails_at_its_last_step_is_undone() {
+    net(&format!(
+        r#"{NETWORK}
+        empty=$(state)
+        printf '#!/bin/sh\ncat >$T/in; grep -q add $T/in && exit 1; echo "{{\\"nftables\\":[]}}"' >$T/nft; chmod +x $T/nft
+        mkdir $T/path; mv $T/nft $T/path
+        network >$T/file
+        PATH=$T/path:$PATH fails 1 netns apply $T/file; says "cannot set up NAT"
+        same "$empty" "$(state)"
+    "#
+    ))
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn an_apply_stopped_at_any_moment_is_undone_and_a_killed_one_completed() {
+    net(&format!(
+        r#"{KILLS}{NETWORK}
+        network >$T/file
+        empty=$(state); seen=
+        for delay in $(seq 0 1500 60000); do
+            kill_at TERM $delay netns apply $T/file
+            now=$(state)
+            if [ "$now" = "$empty" ]; then seen="$seen nothing"
+            else same "$(netns apply -n $T/file)" ""; seen="$seen whole"; fi
+            netns del --wait --if-exists a 'b c'; netns switch del --if-unused br0
+            kill_at KILL $delay netns apply $T/file
+            netns apply $T/file 2>/dev/null
+            same "$(netns apply -n $T/file)" ""
+            same "$(netns list)" "$(printf 'a live eth0=a-92c4baf3@br0\nb c live eth0=bc-41765dab@br0')"
+            netns del --wait a 'b c'; netns switch del br0
+            same "$(state)" "$empty"
+        done
+        case $seen in *nothing*whole*) ;; *) echo "$seen" >&2; exit 9 ;; esac
+    "#
+    ))
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_published_port_is_reached_from_everywhere() {
+    net(&format!(
+        r#"ip link set lo up
+        {OUTSIDE}
+        netns add other
+        netns switch add br0 --address 10.0.0.254/24 --address fd00::fe/64
+        netns link ship:eth0 br0 10.0.0.1/24 fd00::1/64 via 10.0.0.254 --no-check
+        netns link other:eth0 br0 10.0.0.2/24 via 10.0.0.254 --no-check
+        nft 'add table ip foreign; add chain ip foreign c {{ type nat hook postrouting priority 100; }}'; foreign=$(nft list ruleset)
+        serve ship 80
+        netns publish 8080 ship:80 2>/dev/null; before=$(nft -a list ruleset)
+        netns publish 8080 ship:80; same "$before" "$(nft -a list ruleset)"
+        same "$(fetch out 192.0.2.1 8080)" 192.0.2.9       # from outside
+        same "$(host_fetch 192.0.2.1 8080)" 10.0.0.254      # from the host by its addresses
+        same "$(host_fetch 10.0.0.254 8080)" 10.0.0.254
+        same "$(host_fetch 127.0.0.1 8080)" 10.0.0.254
+        same "$(fetch other 192.0.2.1 8080)" 10.0.0.254     # from another ship
+        same "$(fetch ship 192.0.2.1 8080)" 10.0.0.254      # from itself
+        if [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ]; then
+            echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables
+            same "$(fetch ship 192.0.2.1 8080)$(fetch other 192.0.2.1 8080)" 10.0.0.25410.0.0.254
+        fi
+        # The host's own 127.0.0.1 is not open to ships.
+        perl -e 'use Socket; socket(S,PF_INET,SOCK_DGRAM,0); bind(S,sockaddr_in(99,inet_aton("127.0.0.1"))) or die;
+            alarm 20; recv(S,$m,9,0); print $m' >$T/heard &
+        netns exec other ip route add 127.0.0.0/8 via 10.0.0.254 table 7
+        netns exec other ip rule add to 127.0.0.0/8 table 7 pref 0 2>/dev/null || :
+        netns exec other ip rule del pref 0 table local; netns exec other ip rule add pref 9 table local
+        netns exec other perl -e 'use Socket; socket(S,PF_INET,SOCK_DGRAM,0); send(S,"evil",0,sockaddr_in(99,inet_aton("127.0.0.1")))' || :
+        perl -e 'use Socket; socket(S,PF_INET,SOCK_DGRAM,0); send(S,"good",0,sockaddr_in(99,inet_aton("127.0.0.1")))'
+        wait $!; same "$(cat $T/heard)" good
+        fails 1 netns publish 8080 other:80; says "the port is taken by 'publish 8080 ship:80'"; says "hint: netns unpublish 8080"
+        netns publish 8080 other:80 udp
+        fails 1 netns unpublish 8081; says "not published"
+        netns unpublish 8080; netns unpublish 8080 udp
+        same "$(nft list ruleset) $(cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/br0/route_localnet)" "$foreign $(printf '0\n0')"
+        LIMIT=1; fails 111 host_fetch 192.0.2.1 8080
+    "#
+    ))
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_port_is_published_on_one_address_or_as_udp() {
+    net(&format!(
+        r#"ip link set lo up
+        {OUTSIDE}
+        netns switch add br0 --address 10.0.0.254/24
+        fails 1 netns publish 80 ship:80; says "'ship' has no address of that family on a switch"
+        netns link ship:eth0 br0 10.0.0.1/24 via 10.0.0.254 --no-check
+        fails 1 netns publish [fd00::1]:80 ship:80; says "of that family"
+        same "$(nft list ruleset)" ""
+        serve ship 80
+        netns publish 127.0.0.1:8080 ship:80
+        same "$(host_fetch 127.0.0.1 8080)" 10.0.0.254
+        LIMIT=2; fails 111 host_fetch 192.0.2.1 8080; fails 111 fetch out 192.0.2.1 8080; LIMIT=20
+        netns publish 192.0.2.1:8080 ship:80
+        same "$(host_fetch 192.0.2.1 8080) $(fetch out 192.0.2.1 8080)" "10.0.0.254 192.0.2.9"
+        fails 1 netns publish 8080 ship:81; says "the port is taken by"
+        # The ship comes back with another address.
+        netns unlink ship:eth0; netns link ship:eth0 br0 10.0.0.7/24 via 10.0.0.254 --no-check
+        netns publish 192.0.2.1:8080 ship:80
+        same "$(fetch out 192.0.2.1 8080)" 192.0.2.9
+        netns publish 5353 ship:53 udp
+        netns exec ship perl -e 'use Socket; socket(S,PF_INET,SOCK_DGRAM,0); bind(S,sockaddr_in(53,INADDR_ANY)) or die; open(R,">",$ENV{{T}}."/udp"); print R "ready\n"; close R;
+            alarm 20; $from = recv(S,$m,99,0); send(S,"got $m",0,$from)' &
+        while ! [ -s $T/udp ]; do kill -0 $!; done
+        same "$(netns exec out perl -e 'use Socket; alarm 20; socket(S,PF_INET,SOCK_DGRAM,0); send(S,"hello",0,sockaddr_in(5353,inet_aton("192.0.2.1"))); recv(S,$m,99,0); print $m')" "got hello"
+        # With the switch goes what is published on it.
+        netns unlink ship:eth0; netns switch del br0
+        same "$(nft list ruleset)" ""
+    "#
+    ))
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn nat_is_switched_on_and_off_alone() {
+    net(&format!(
+        r#"{OUTSIDE}
+        netns switch add br0 --address 10.0.0.254/24
+        netns link ship:eth0 br0 10.0.0.1/24 via 10.0.0.254 --no-check
+        same "$(netns nat on -n br0)" "nat on br0"
+        netns nat on br0; netns nat on br0
+        same "$(netns nat on -n br0)" ""
+        same "$(fetch ship 192.0.2.9 80)" 192.0.2.1
+        same "$(netns nat off -n br0)" "nat off br0"
+        netns nat off br0; netns nat off br0
+        same "$(nft list ruleset)$(cat /proc/sys/net/ipv4/ip_forward)" 0
+        fails 1 netns nat on br1; says "cannot give 'br1' NAT: no switch 'br1'"
+        fails 1 netns nat off br1; says "no switch 'br1'"
+        netns switch add br1; fails 1 netns nat on br1; says "hint: give the switch an address"
+    "#
+    ))
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_card_moves_to_the_switch_and_back_with_all_it_has() {
+    net(r#"
+        netns add lan
+        ip link add wan type veth peer name eth0 netns lan
+        netns exec lan sh -c 'ip addr add 192.0.2.9/24 dev eth0; ip addr add 2001:db8::9/64 dev eth0 nodad; ip link set eth0 up'
+        ip link set wan up; ip addr add 192.0.2.1/24 dev wan; ip addr add 192.0.2.2/24 dev wan; ip addr add 2001:db8::1/64 dev wan nodad
+        ip route add default via 192.0.2.9; ip route add 198.51.100.0/24 dev wan src 192.0.2.2 metric 7
+        ip route add 203.0.113.0/24 via 192.0.2.9 table 99; ip -6 route add default via 2001:db8::9
+        serve lan 80; netns exec lan ip route add 10.0.0.0/24 via 192.0.2.1
+        have() { ip -o addr show dev $1 scope global | sed "s/$1//g" | tr -s ' ' | cut -d' ' -f2-7; ip route show table all dev $1 | grep -v -e local -e broadcast -e multicast -e fe80 | sort; ip -6 route show dev $1 | grep -v -e fe80 -e ff00 | sort; }
+        before=$(have wan); mac=$(cat /sys/class/net/wan/address)
+        # A connection of the host lives on.
+        mkfifo $T/listens $T/talks $T/go
+        netns exec lan perl -e 'use Socket; alarm 20; socket(S,PF_INET,SOCK_STREAM,0); bind(S,sockaddr_in(81,INADDR_ANY)) or die; listen(S,1);
+            open(R,">",$ENV{T}."/listens"); close R; accept(C,S); sysread(C,$m,9); syswrite(C,$m)' &
+        : <$T/listens
+        perl -e 'use Socket; alarm 20; socket(S,PF_INET,SOCK_STREAM,0); connect(S,sockaddr_in(81,inet_aton("192.0.2.9"))) or die "connect: $!";
+            open(R,">",$ENV{T}."/talks"); close R; open(G,"<",$ENV{T}."/go"); <G>; syswrite(S,"hello"); sysread(S,$m,9); print $m' >$T/heard & talk=$!
+        : <$T/talks
+        same "$(netns switch add -n br0 --uplink wan)" "switch add br0 --uplink wan"
+        netns switch add br0 --uplink wan
+        same "$(have br0)" "$before"; same "$(have wan)" ""
+        same "$mac" "$(cat /sys/class/net/br0/address)"
+        same "$(host_fetch 192.0.2.9 80)" 192.0.2.1
+        netns switch add br0 --uplink wan; same "$(netns switch add -n br0 --uplink wan)" ""
+        echo >$T/go; wait $talk; same "$(cat $T/heard)" hello
+        netns switch add br0 --uplink wan --address 10.0.0.254/24
+        netns add ship; netns link ship:eth0 br0 192.0.2.7/24
+        same "$(fetch ship 192.0.2.9 80)" 192.0.2.7
+        fails 1 netns link ship:eth1 br0 192.0.2.9/24; says "'192.0.2.9' is taken"
+        netns switch del br0 --if-unused; ip link show br0 >/dev/null
+        netns unlink ship:eth0; netns switch del br0 --if-unused
+        same "$(have wan)" "$before"; same "$(ip -o link show wan | grep -c alias)" 0
+        same "$(host_fetch 192.0.2.9 80)" 192.0.2.1
+        fails 1 netns switch add br0 --uplink none; says "no interface 'none'"
+        fails 1 netns switch add br0 --uplink lo; says "'lo' cannot be an uplink"
+        same "$(have wan)$(ip -br link show type bridge)" "$before"
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_card_can_be_shared_without_a_switch() {
+    net(r#"
+        netns add lan a b
+        ip link add wan type veth peer name eth0 netns lan
+        netns exec lan sh -c 'ip addr add 192.0.2.9/24 dev eth0; ip link set eth0 up'; serve lan 80
+        fails 1 netns link a:eth0 macvlan:wan; says "the interface 'wan' is down"; ip link set wan up
+        netns link a:eth0 macvlan:wan 192.0.2.1/24; netns link b:eth0 macvtap:wan 192.0.2.2/24 mac 02:00:00:00:00:02
+        same "$(fetch a 192.0.2.9 80) $(fetch b 192.0.2.9 80)" "192.0.2.1 192.0.2.2"
+        before=$(netns exec a ip -d link; netns exec b ip -d link)
+        netns link a:eth0 macvlan:wan 192.0.2.1/24; netns link b:eth0 macvtap:wan
+        same "$before" "$(netns exec a ip -d link; netns exec b ip -d link)"
+        fails 1 netns link a:eth1 macvlan:wan 192.0.2.9/24; says "is taken by"
+        fails 1 netns exec a ip link show eth1
+        fails 1 netns link a:eth0 macvtap:wan; fails 1 netns link a:eth0 macvlan:wan mtu 1400; says "mtu '1500', not '1400'"
+        fails 1 netns link a:eth1 macvlan:none; says "no interface 'none'"
+        netns unlink a:eth0; fails 1 netns unlink a:eth0; netns unlink b:eth0
+        netns link a:eth0 macvlan:wan
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn rate_holds_in_both_directions() {
+    net(r#"
+        netns add a; netns switch add br0 --address 10.0.0.254/24
+        netns link a:eth0 br0 10.0.0.1/24 rate 8mbit promisc --no-check
+        netns link a:eth0 br0 10.0.0.1/24 rate 8mbit promisc; netns link a:eth0 br0
+        fails 1 netns link a:eth0 br0 rate 9mbit; says "rate '8mbit', not '9mbit'"
+        netns exec a ip -o link show eth0 | grep -q PROMISC
+        netns link a:eth1 br0 --no-check; fails 1 netns link a:eth1 br0 rate 8mbit; says "rate 'none', not '8mbit'"
+        # A megabyte takes a second at 8 Mbit; the token bucket lets 64 KB through at once.
+        for direction in in out; do
+            perl -e 'use Socket; use Fcntl; alarm 30; socket(L,PF_INET,SOCK_STREAM,0); setsockopt(L,SOL_SOCKET,SO_REUSEADDR,1);
+                bind(L,sockaddr_in(7,inet_aton("10.0.0.254"))) or die; listen(L,1);
+                if (!fork) { exec("netns","exec","a","perl","-e",q{use Socket; alarm 30; socket(S,PF_INET,SOCK_STREAM,0); connect(S,sockaddr_in(7,inet_aton("10.0.0.254"))) or die;
+                    if ($ARGV[0] eq "out") { print S "x" x 1000000; shutdown(S,1); read(S,$_,1) } else { 1 while sysread(S,$_,65536) }}, $ARGV[0]) }
+                accept(C,L) or die; my @t = times; my $start = `date +%s%N`;
+                if ($ARGV[0] eq "out") { $n = 0; while ($r = sysread(C,$_,65536)) { $n += $r } } else { $n = 0; while ($n < 1000000) { $n += syswrite(C,"x" x 65536) || die } shutdown(C,1); }
+                close C; wait; printf "%d\n", (`date +%s%N` - $start) / 1e6' $direction >$T/ms
+            test $(cat $T/ms) -gt 600 || { echo "$direction took $(cat $T/ms) ms" >&2; exit 9; }
+        done
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn the_next_free_address_is_found_and_told() {
+    net(r#"
+        netns add a b c d; netns switch add br0 --address 10.0.0.2/29
+        netns link a:eth0 br0 10.0.0.3/29 --no-check
+        same "$(netns link b:eth0 br0 --next-free via 10.0.0.1 --check 40)" 10.0.0.4/29
+        same "$(netns exec b ip route show default)" "default via 10.0.0.1 dev eth0 proto static "
+        same "$(netns link b:eth0 br0 --next-free)" ""
+        netns link c:eth0 br0 --next-free --check 40 >$T/c & netns link d:eth0 br0 --next-free --check 40 >$T/d & wait
+        same "$(cat $T/c $T/d | sort)" "$(printf '10.0.0.1/29\n10.0.0.5/29')"
+        same "$(netns link a:eth1 br0 --next-free --check 40)" 10.0.0.6/29; before=$(links)
+        fails 1 netns link a:eth2 br0 --next-free --check 40; says "no address of '10.0.0.0/29' is free on 'br0'"
+        same "$before" "$(links)"
+        netns switch add br1; fails 1 netns link a:eth2 br1 --next-free; says "has no address"
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn links_take_the_mtu_of_their_switch() {
+    net(r#"
+        netns add a; netns switch add br0 --mtu 1450
+        netns link a:eth0 br0; netns link a:eth1 br0 mtu 1400
+        same "$(netns exec a cat /sys/class/net/eth0/mtu /sys/class/net/eth1/mtu) $(cat /sys/class/net/br0/mtu)" "$(printf '1450\n1400') 1450"
+        fails 1 netns switch add br0 --mtu 1500; says "mtu '1450', not '1500'"
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_dry_run_says_what_and_does_nothing() {
+    net(r#"
+        netns add a; netns switch add br0 --address 10.0.0.254/24; netns link a:eth0 br0 --no-check; before="$(links) $(netns list)"
+        same "$(netns add -n a b)" "add b"
+        same "$(netns del --dry-run a)" "del a"
+        same "$(netns link -n a:eth1 br0 10.0.0.1/24 rate 1000kbit)" "link a:eth1 br0 10.0.0.1/24 rate 1mbit"
+        same "$(netns link -n a:eth0 br0)" ""
+        same "$(netns unlink -n a:eth0)" "unlink a:eth0"
+        same "$(netns switch add -n br1 --nat --address 10.1.0.1/24)" "switch add br1 --address 10.1.0.1/24 --nat"
+        same "$(netns switch add -n br0 --address fd00::1/64)" "give 'fd00::1/64' to 'br0'"
+        same "$(netns switch del -n br0)" "switch del br0"
+        fails 1 netns link -n a:eth1 br1; fails 1 netns unlink -n a:eth1; fails 1 netns del -n b
+        same "$before $(nft list ruleset)" "$(links) $(netns list) "
+    "#)
+    .ended_with(0);
+}

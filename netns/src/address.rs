@@ -74,6 +74,21 @@ impl Cidr {
         }
     }
 
+    /// All addresses that others on the network can have, in order.
+    pub fn hosts(self) -> impl Iterator<Item = IpAddr> {
+        let first = Cidr::bits(self.network());
+        let low = if self.address.is_ipv4() { 96 } else { 0 };
+        let count = (!self.mask() >> low).saturating_add(1);
+        let edges = count > 2;
+        (0..count)
+            .map(move |at| match self.address {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from_bits(((first >> 96) + at) as u32)),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(first + at)),
+            })
+            .skip(usize::from(edges))
+            .filter(move |host| *host != self.address && self.broadcast() != Some(*host))
+    }
+
     pub fn contains(&self, other: IpAddr) -> bool {
         other.is_ipv4() == self.address.is_ipv4()
             && Cidr::bits(other) & self.mask() == Cidr::bits(self.address) & self.mask()
@@ -107,10 +122,15 @@ fn check_host(address: IpAddr) -> Result<()> {
     bail!("'{address}' cannot be a host's address: it is {what}")
 }
 
-/// A gateway must be a neighbour: an address of one of the networks, but not ours.
-pub fn parse_gateway(word: &str, addresses: &[Cidr]) -> Result<IpAddr> {
+pub fn parse_router(word: &str) -> Result<IpAddr> {
     let Ok(gateway) = word.parse::<IpAddr>() else { bail!("not an address of a gateway: '{word}'") };
     check_host(gateway)?;
+    Ok(gateway)
+}
+
+/// A gateway must be a neighbour: an address of one of the networks, but not ours.
+pub fn parse_gateway(word: &str, addresses: &[Cidr]) -> Result<IpAddr> {
+    let gateway = parse_router(word)?;
     if let Some(own) = addresses.iter().find(|cidr| cidr.address == gateway) {
         bail!("gateway '{gateway}' is the interface's own address '{own}'");
     }
@@ -218,6 +238,20 @@ mod tests {
             ("10.1.0.0/20", Some([10, 1, 15, 255].into()))
         );
         assert_eq!(Cidr::parse("fd00:1::5/48").unwrap().subnet(), "fd00:1::/48");
+    }
+
+    #[test]
+    fn hosts_are_all_but_the_edges_and_oneself() {
+        let hosts = |word: &str| {
+            let list: Vec<String> =
+                Cidr::parse(word).unwrap().hosts().take(4).map(|h| h.to_string()).collect();
+            list.join(" ")
+        };
+        assert_eq!(hosts("10.0.0.2/29"), "10.0.0.1 10.0.0.3 10.0.0.4 10.0.0.5");
+        assert_eq!(hosts("10.0.0.5/30"), "10.0.0.6");
+        assert_eq!(hosts("10.0.0.0/31"), "10.0.0.1");
+        assert_eq!(hosts("10.0.0.1/32"), "");
+        assert_eq!(hosts("fd00::1/64"), "fd00::2 fd00::3 fd00::4 fd00::5");
     }
 
     #[test]

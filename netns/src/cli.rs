@@ -1,14 +1,17 @@
 //! cli: what the user typed, checked as far as that goes without looking at the machine.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 use lexopt::prelude::*;
 use unshare::fail::text;
 
+use crate::apply::Mode;
+use crate::publish::Port;
 use crate::store::Target;
-use crate::words::{self, Statement, name, only, some, switch_name, usage, word};
+use crate::words::{self, Read, Statement, name, only, some, switch_name, usage, word};
 use crate::{delete, link, switch, trace};
 
 pub const HELP: &str = "\
@@ -26,18 +29,30 @@ Named network namespaces, and the links and switches between them.
   exec TARGET [--] PROGRAM [ARGUMENT...]
                             become PROGRAM inside the namespace
   link TARGET:IFNAME SWITCH [ADDRESS/PREFIX...] [via GATEWAY]... [mtu BYTES]
-       [mac MAC]            connect a namespace to a switch; no change if done
+       [mac MAC] [tag VLAN] [trunk VLAN,...] [rate 80mbit] [promisc]
+                            connect a namespace to a switch; no change if done
       --check MS            how long to ask whether an address is taken (200)
       --no-check            do not ask
-  unlink TARGET:IFNAME      remove that link
+      --next-free           the lowest address that nobody has; it is printed
+  unlink TARGET:IFNAME...   remove those links
   switch add SWITCH         make a Linux bridge; no change if done
       --address ADDRESS/PREFIX
                             the host's address on it; once for each family
       --nat                 ships reach the outside by the host's address
-  switch del SWITCH         remove it and its NAT
+      --mtu BYTES           the largest packet, for its links too
+      --uplink NIC          a card of the host becomes a port; its addresses and
+                            routes move to the switch, and back when it goes
+  switch del SWITCH         remove it, its NAT and what is published on it
       --if-unused           only when nothing is linked to it
   switch show [SWITCH]      switches, their addresses and ports
       --json                as JSON
+  nat on|off SWITCH         ships reach the outside by the host's address
+  publish [ADDRESS:]PORT TARGET:PORT [udp]
+                            a port of the host leads to a ship
+  unpublish [ADDRESS:]PORT [udp]
+  apply FILE                make what the file says, all or nothing: a line
+                            each of add, switch add, link, nat on, publish
+  diff FILE                 what apply would do (+), what differs (!)
   trace HOST [PORT]         the routers on the way to a TCP port (80), and
                             whether it is open
       -4, -6                by IPv4, by IPv6
@@ -53,8 +68,10 @@ Named network namespaces, and the links and switches between them.
       -N, --netns TARGET    in this namespace
       --json                as JSON
 
-TARGET is a NAME, pid:NUMBER, or a path that contains a slash.
+TARGET is a NAME, pid:NUMBER, or a path that contains a slash. SWITCH may be
+macvlan:NIC or macvtap:NIC for link. FILE may be - for standard input.
 
+  -n, --dry-run             with any that changes something: only say what
   -h, --help                print this and exit
   -V, --version             print the version and exit
 ";
@@ -63,20 +80,17 @@ TARGET is a NAME, pid:NUMBER, or a path that contains a slash.
 pub enum Command {
     Help,
     Version,
-    Make(Statement),
+    Make { statement: Statement, dry_run: bool },
+    Apply { file: PathBuf, mode: Mode },
     Delete(delete::Options),
     List { json: bool },
     Exec { target: Target, argv: Vec<OsString> },
-    Unlink(link::End),
+    Unlink { ends: Vec<link::End>, dry_run: bool },
+    NatOff { switch: String, dry_run: bool },
+    Unpublish { port: Port, dry_run: bool },
     SwitchDelete(switch::Removal),
     SwitchShow { name: Option<String>, json: bool },
     Trace(trace::Options),
-}
-
-impl From<Statement> for Command {
-    fn from(statement: Statement) -> Command {
-        Command::Make(statement)
-    }
 }
 
 /// The command, and whether it is one that becomes another program.
@@ -87,13 +101,18 @@ pub fn parse(mut parser: lexopt::Parser) -> (bool, Result<Command>) {
         other => return (false, other.map_err(Into::into).and_then(option_alone)),
     };
     let command = match word.to_str().unwrap_or_default() {
-        "add" => words::add(&mut parser, help_or_version),
+        "add" => make(&mut parser, |parser, extra| words::add(parser, extra)),
+        "apply" => apply(&mut parser),
+        "diff" => diff(&mut parser),
         "del" | "delete" => delete(&mut parser),
         "list" | "ls" => list(&mut parser),
         "exec" => return (true, exec(&mut parser)),
-        "link" => words::link(&mut parser, help_or_version),
+        "link" => make(&mut parser, |parser, extra| words::link(parser, extra)),
         "unlink" => unlink(&mut parser),
         "switch" => switch(&mut parser),
+        "nat" => nat(&mut parser),
+        "publish" => make(&mut parser, |parser, extra| words::publish(parser, extra)),
+        "unpublish" => unpublish(&mut parser),
         "trace" => trace(&mut parser),
         _ => Err(usage(format!("unknown command '{}'", word.to_string_lossy()))),
     };
@@ -123,6 +142,7 @@ fn delete(parser: &mut lexopt::Parser) -> Result<Command> {
             Long("wait") => options.wait = true,
             Long("force") => options.force = true,
             Long("if-exists") => options.if_exists = true,
+            Short('n') | Long("dry-run") => options.dry_run = true,
             Value(value) => options.names.push(name(value)?),
             other => return help_or_version(other),
         }
@@ -158,16 +178,108 @@ fn exec(parser: &mut lexopt::Parser) -> Result<Command> {
     Ok(Command::Exec { target, argv })
 }
 
-fn unlink(parser: &mut lexopt::Parser) -> Result<Command> {
-    let end = match parser.next()? {
-        Some(Value(value)) => word(link::End::parse(&text(value)?))?,
-        Some(other) => return help_or_version(other),
-        None => return Err(usage("no TARGET:IFNAME given")),
+/// A statement of the command line, with -n.
+fn make(
+    parser: &mut lexopt::Parser,
+    read: impl FnOnce(
+        &mut lexopt::Parser,
+        &mut dyn FnMut(lexopt::Arg<'_>) -> Result<Option<Command>>,
+    ) -> Result<Read<Command>>,
+) -> Result<Command> {
+    let mut dry_run = false;
+    let mut extra = |argument: lexopt::Arg<'_>| match argument {
+        Short('n') | Long("dry-run") => {
+            dry_run = true;
+            Ok(None)
+        }
+        other => help_or_version(other).map(Some),
     };
-    match parser.next()? {
-        None => Ok(Command::Unlink(end)),
-        Some(other) => help_or_version(other),
+    match read(parser, &mut extra)? {
+        Read::Continue(statement) => Ok(Command::Make { statement, dry_run }),
+        Read::Break(command) => Ok(command),
     }
+}
+
+fn apply(parser: &mut lexopt::Parser) -> Result<Command> {
+    let (mut file, mut mode) = (None, Mode::Make);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('n') | Long("dry-run") => mode = Mode::DryRun,
+            Value(value) if file.is_none() => file = Some(PathBuf::from(value)),
+            other => return help_or_version(other),
+        }
+    }
+    let file = file.ok_or_else(|| usage("no file given; '-' is standard input"))?;
+    Ok(Command::Apply { file, mode })
+}
+
+fn diff(parser: &mut lexopt::Parser) -> Result<Command> {
+    let mut file = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Value(value) if file.is_none() => file = Some(PathBuf::from(value)),
+            other => return help_or_version(other),
+        }
+    }
+    let file = file.ok_or_else(|| usage("no file given; '-' is standard input"))?;
+    Ok(Command::Apply { file, mode: Mode::Diff })
+}
+
+/// Words that are all of one command, and whether they are only to be looked at.
+fn all_words(parser: &mut lexopt::Parser) -> Result<std::result::Result<(Vec<String>, bool), Command>> {
+    let (mut words, mut dry_run) = (Vec::new(), false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('n') | Long("dry-run") => dry_run = true,
+            Value(value) => words.push(text(value)?),
+            other => return help_or_version(other).map(Err),
+        }
+    }
+    Ok(Ok((words, dry_run)))
+}
+
+fn unlink(parser: &mut lexopt::Parser) -> Result<Command> {
+    let (ends, dry_run) = match all_words(parser)? {
+        Ok(read) => read,
+        Err(command) => return Ok(command),
+    };
+    if ends.is_empty() {
+        return Err(usage("no TARGET:IFNAME given"));
+    }
+    let ends = ends.iter().map(|end| word(link::End::parse(end))).collect::<Result<_>>()?;
+    Ok(Command::Unlink { ends, dry_run })
+}
+
+fn nat(parser: &mut lexopt::Parser) -> Result<Command> {
+    let verb = match parser.next()? {
+        Some(Value(verb)) => verb,
+        Some(other) => return help_or_version(other),
+        None => return Err(usage("nat needs on or off")),
+    };
+    match verb.to_str().unwrap_or_default() {
+        "on" => make(parser, |parser, extra| words::nat_on(parser, extra)),
+        "off" => match all_words(parser)? {
+            Ok((words, dry_run)) => match &words[..] {
+                [name] => Ok(Command::NatOff { switch: words::switch_name(name.into())?, dry_run }),
+                _ => Err(usage("nat off needs one switch")),
+            },
+            Err(command) => Ok(command),
+        },
+        _ => Err(usage(format!("nat is neither on nor off: '{}'", verb.to_string_lossy()))),
+    }
+}
+
+fn unpublish(parser: &mut lexopt::Parser) -> Result<Command> {
+    let (words, dry_run) = match all_words(parser)? {
+        Ok(read) => read,
+        Err(command) => return Ok(command),
+    };
+    let (port, udp) = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [port] => (port, false),
+        [port, protocol] => (port, words::udp(protocol)?),
+        _ => return Err(usage("unpublish needs [ADDRESS:]PORT")),
+    };
+    Ok(Command::Unpublish { port: word(Port::parse(port, udp))?, dry_run })
 }
 
 fn switch(parser: &mut lexopt::Parser) -> Result<Command> {
@@ -177,7 +289,7 @@ fn switch(parser: &mut lexopt::Parser) -> Result<Command> {
         None => return Err(usage("switch needs add, del or show")),
     };
     match verb.to_str().unwrap_or_default() {
-        "add" => words::switch_add(parser, help_or_version),
+        "add" => make(parser, |parser, extra| words::switch_add(parser, extra)),
         "del" | "delete" => switch_delete(parser),
         "show" => switch_show(parser),
         _ => Err(usage(format!("switch cannot '{}'", verb.to_string_lossy()))),
@@ -185,16 +297,17 @@ fn switch(parser: &mut lexopt::Parser) -> Result<Command> {
 }
 
 fn switch_delete(parser: &mut lexopt::Parser) -> Result<Command> {
-    let (mut name, mut if_unused) = (None, false);
+    let (mut name, mut if_unused, mut dry_run) = (None, false, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("if-unused") => if_unused = true,
+            Short('n') | Long("dry-run") => dry_run = true,
             Value(value) => only(&mut name, value)?,
             other => return help_or_version(other),
         }
     }
     let name = name.ok_or_else(|| usage("no switch given"))?;
-    Ok(Command::SwitchDelete(switch::Removal { name, if_unused }))
+    Ok(Command::SwitchDelete(switch::Removal { name, if_unused, dry_run }))
 }
 
 fn switch_show(parser: &mut lexopt::Parser) -> Result<Command> {
@@ -284,13 +397,13 @@ mod tests {
 
     #[test]
     fn a_link_is_read_in_any_order() {
-        let Command::Make(Statement::Link(link)) =
+        let Command::Make { statement: Statement::Link(link), .. } =
             parsed("link web:eth0 --check 50 br0 10.0.0.1/24 mtu 1400 via 10.0.0.254 mac 02:00:00:00:00:01 fd00::1/64")
                 .unwrap()
         else {
             panic!("not a link")
         };
-        assert_eq!((link.end.label().as_str(), link.switch.as_str()), ("web:eth0", "br0"));
+        assert_eq!((link.end.label().as_str(), link.onto.name()), ("web:eth0", "br0"));
         assert_eq!((link.addresses.len(), link.gateways.len()), (2, 1));
         assert_eq!((link.mtu, link.mac), (Some(1400), Some([2, 0, 0, 0, 0, 1])));
         assert_eq!(link.check, Some(Duration::from_millis(50)));
@@ -321,6 +434,31 @@ mod tests {
             "link web:eth0 0123456789abcdef",
             "unlink",
             "unlink web:eth0 more",
+            "link web:eth0 br0 tag 0",
+            "link web:eth0 br0 tag 4095",
+            "link web:eth0 br0 tag x",
+            "link web:eth0 br0 tag 10 tag 11",
+            "link web:eth0 br0 tag 10 trunk 10,20",
+            "link web:eth0 br0 trunk 10,,20",
+            "link web:eth0 br0 rate 80",
+            "link web:eth0 br0 10.0.0.1/24 --next-free",
+            "link web:eth0 macvlan:eth0 tag 10",
+            "link web:eth0 macvlan: 10.0.0.1/24",
+            "apply",
+            "apply a b",
+            "diff",
+            "diff -n a",
+            "nat",
+            "nat maybe br0",
+            "nat on",
+            "nat on br;x",
+            "nat off a b",
+            "publish 80",
+            "publish 0 web:80",
+            "publish 80 web",
+            "publish 80 web:80 icmp",
+            "unpublish",
+            "unpublish 80 udp x",
             "switch",
             "switch make br0",
             "switch add",

@@ -27,6 +27,7 @@ pub struct Options {
     pub wait: bool,
     pub force: bool,
     pub if_exists: bool,
+    pub dry_run: bool,
 }
 
 /// What the names to be deleted stand for.
@@ -66,7 +67,10 @@ pub fn delete(options: &Options) -> Result<()> {
         doomed.in_use.push((name.to_owned(), pids));
         Ok(())
     };
-    store::remove(&options.names, check, options.if_exists)?;
+    store::remove(&options.names, check, options.if_exists, options.dry_run)?;
+    if options.dry_run {
+        return Ok(());
+    }
     for (name, pids) in &doomed.in_use {
         cut(socket.as_mut().expect("opened for --force"), &links, name)?;
         eprintln!(

@@ -1,61 +1,113 @@
-//! link: a cable from a namespace to a switch, in one process and without a fork.
-//!
-//!   outside, one message    the pair: outer end up and on the switch, inner end born in the namespace
-//!   inside, one batch       lo up, inner end up
-//!   probe                   does anybody answer for the addresses?
-//!   inside, one batch       addresses, default route
-//!   outside, one message    the outer end's alias "netns:SHIP:IFNAME": from here on the link is whole
+//! link: a cable from a namespace to a switch: its words, its names, and what of it is there already.
 //!
 //! An outer end without its alias was left by a killed link, and the next one replaces it. Outer ends are
-//! found by their name, which is made from SHIP and IFNAME alone: there is no list to keep.
+//! found by their name, which is made from TARGET and IFNAME alone: there is no list to keep.
 
+use std::fmt;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::sched::CloneFlags;
 use unshare::fail::hint;
 
 use crate::address::{Cidr, Mac, format_mac};
-use crate::netlink::{Message, Socket, errno};
-use crate::probe::{Asker, probe};
-use crate::rtnl::{self, Link, Pair, PortState};
-use crate::signals::Signals;
-use crate::store::Target;
+use crate::machine::{Machine, need_capabilities};
+use crate::netlink::{Message, Socket};
+use crate::plug::{Plug, Vlans};
+use crate::rate::{self, Rate};
+use crate::rtnl::{self, Link};
+use crate::store::{Target, quoted};
 
 pub const ALIAS: &str = "netns:";
 /// IFALIASZ, linux/if.h.
 const LONGEST_ALIAS: usize = 255;
-/// How long a port may take until it forwards: the kernel does it in its own time, mostly below 1 ms.
-const PORT_READY: Duration = Duration::from_secs(2);
-/// How long a namespace may take from its last user to the kernel's taking it down: a socket that was open
-/// in it is let go a little after its process.
-const LAST_BREATH: Duration = Duration::from_secs(2);
 
-/// What the user asked for.
-#[derive(Debug, PartialEq, Eq)]
+/// What a link is asked to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkSpec {
     pub end: End,
-    pub switch: String,
+    pub onto: Onto,
     pub addresses: Vec<Cidr>,
+    /// Take the first address of the switch's networks that nobody has.
+    pub next_free: bool,
     pub gateways: Vec<IpAddr>,
     pub mtu: Option<u32>,
     pub mac: Option<Mac>,
+    pub vlans: Vlans,
+    pub rate: Option<Rate>,
+    pub promisc: bool,
     /// How long to listen for somebody who has the address; None for not at all.
     pub check: Option<Duration>,
 }
 
+/// What a link leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Onto {
+    Switch(String),
+    /// An interface of the host that is shared: the kind of device, "macvlan" or "macvtap", and its name.
+    Nic(&'static str, String),
+}
+
+impl Onto {
+    pub fn name(&self) -> &str {
+        match self {
+            Onto::Switch(name) | Onto::Nic(_, name) => name,
+        }
+    }
+}
+
+impl fmt::Display for Onto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Onto::Switch(name) => f.write_str(name),
+            Onto::Nic(kind, name) => write!(f, "{kind}:{name}"),
+        }
+    }
+}
+
 impl LinkSpec {
-    pub fn new(end: End, switch: String, check: Option<Duration>) -> LinkSpec {
-        LinkSpec { end, switch, addresses: vec![], gateways: vec![], mtu: None, mac: None, check }
+    pub fn new(end: End, onto: Onto) -> LinkSpec {
+        LinkSpec {
+            end,
+            onto,
+            addresses: vec![],
+            next_free: false,
+            gateways: vec![],
+            mtu: None,
+            mac: None,
+            vlans: Vlans::default(),
+            rate: None,
+            promisc: false,
+            check: None,
+        }
+    }
+}
+
+/// As the statement is written.
+impl fmt::Display for LinkSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "link {} {}", quoted(&self.end.label()), self.onto)?;
+        self.addresses.iter().try_for_each(|cidr| write!(f, " {cidr}"))?;
+        if self.next_free {
+            f.write_str(" --next-free")?;
+        }
+        self.gateways.iter().try_for_each(|gateway| write!(f, " via {gateway}"))?;
+        if let Some(mtu) = self.mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        if let Some(mac) = self.mac {
+            write!(f, " mac {}", format_mac(&mac))?;
+        }
+        write!(f, "{}", self.vlans)?;
+        if let Some(rate) = self.rate {
+            write!(f, " rate {rate}")?;
+        }
+        f.write_str(if self.promisc { " promisc" } else { "" })
     }
 }
 
 /// The inner end of a link: TARGET:IFNAME.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     pub target: Target,
     pub ifname: String,
@@ -79,12 +131,12 @@ impl End {
         format!("{}:{}", self.target.label(), self.ifname)
     }
 
-    fn alias(&self) -> String {
+    pub fn alias(&self) -> String {
         format!("{ALIAS}{}", self.label())
     }
 
     /// At most 15 bytes: the beginning of the ship's name for the eye, a hash of the whole for the rest.
-    fn outer(&self) -> String {
+    pub fn outer(&self) -> String {
         let label = self.target.label();
         let seen: String = label.chars().filter(char::is_ascii_alphanumeric).take(6).collect();
         format!("{seen}-{:08x}", fnv1a(self.label().as_bytes()))
@@ -96,264 +148,175 @@ fn fnv1a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-pub fn link(request: &LinkSpec) -> Result<()> {
-    let failed = || format!("cannot link '{}'", request.end.label());
-    need_capabilities(request.check.is_some()).with_context(failed)?;
-    let namespace = request.end.target.open().with_context(failed)?;
-    // Two links into one namespace at the same time would each take the other's for a leftover.
-    let namespace = Flock::lock(namespace, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| Error::new(errno).context("cannot lock the namespace"))
-        .with_context(failed)?;
-    let signals = Signals::block()?;
-    Linking { request, namespace, signals, outer: request.end.outer() }.run().with_context(failed)
+/// How far a link is from what is asked for.
+pub enum State {
+    /// Not there; what a killed one or an earlier ship has left goes first.
+    New { leftover: Option<Leftover> },
+    /// There and as asked, but for what is added with these.
+    Present(Completion),
 }
 
-/// The kernel would refuse too, but some of it half-way.
-fn need_capabilities(raw: bool) -> Result<()> {
-    let [low, _] = unshare::sys::capget().context("cannot read the capabilities")?;
-    let needed = [(12, "CAP_NET_ADMIN", true), (13, "CAP_NET_RAW", raw), (21, "CAP_SYS_ADMIN", true)];
-    match needed.iter().find(|(bit, _, needed)| *needed && (low.effective >> bit) & 1 == 0) {
-        Some((_, name, _)) => bail!("needs {name}"),
-        None => Ok(()),
+pub enum Leftover {
+    /// The outer end of a pair; with the number of the namespace at its other end where that is not ours.
+    Outer { link: Link, elsewhere: Option<i32> },
+    /// A device in the namespace.
+    Inner,
+}
+
+#[derive(Default)]
+pub struct Completion {
+    pub outside: Vec<Message>,
+    pub inside: Vec<Message>,
+    /// The same for the reader.
+    pub words: Vec<String>,
+}
+
+/// Looks at what is there and asks for what differs. `space` is None where the namespace is still to be made,
+/// `plug` where the switch is.
+pub fn plan(
+    machine: &mut Machine,
+    spec: &LinkSpec,
+    space: Option<usize>,
+    plug: Option<&Plug>,
+) -> Result<State> {
+    match (&spec.onto, space) {
+        (Onto::Switch(_), _) => plan_pair(machine, spec, space, plug),
+        (Onto::Nic(..), Some(space)) => plan_shared(machine, spec, space, plug),
+        (Onto::Nic(..), None) => Ok(State::New { leftover: None }),
     }
 }
 
-struct Linking<'a> {
-    request: &'a LinkSpec,
-    namespace: Flock<OwnedFd>,
-    signals: Signals,
-    outer: String,
+fn plan_pair(
+    machine: &mut Machine,
+    spec: &LinkSpec,
+    space: Option<usize>,
+    plug: Option<&Plug>,
+) -> Result<State> {
+    let Some(outer) = rtnl::find_link(&mut machine.outside, &spec.end.outer())? else {
+        return Ok(State::New { leftover: None });
+    };
+    let whole = outer.alias == spec.end.alias();
+    if outer.kind != "veth" || !(whole || outer.alias.is_empty()) {
+        let by = if outer.alias.is_empty() { &outer.kind } else { &outer.alias };
+        bail!("its outer name '{}' is taken by '{by}'", outer.name);
+    }
+    let here = match space {
+        Some(space) => rtnl::namespace_id(&mut machine.outside, machine.spaces[space].fd())?,
+        None => None,
+    };
+    let Some(space) = space.filter(|_| whole && outer.peer_ns == here) else {
+        let elsewhere = outer.peer_ns.filter(|id| *id >= 0 && Some(*id) != here);
+        return Ok(State::New { leftover: Some(Leftover::Outer { link: outer, elsewhere }) });
+    };
+    let found = rtnl::find_link(machine.inside(space), &spec.end.ifname)?;
+    let inner = found.filter(|inner| inner.peer == Some(outer.index) && outer.peer == Some(inner.index));
+    let inner = inner.ok_or_else(|| {
+        let name = &spec.end.ifname;
+        cut_first(spec, anyhow!("the inner end of '{}' is not called '{name}' any more", outer.name))
+    })?;
+    let mut differences = Differences(Vec::new());
+    let is_on = crate::plug::of_port(&mut machine.outside, &outer)?;
+    differences.note("switch", is_on.as_deref().unwrap_or("none"), spec.onto.name());
+    if let Some(plug) = plug.filter(|_| spec.vlans.any()) {
+        let is = plug.vlans_of(&mut machine.outside, &outer)?;
+        differences.note("VLANs", is.to_string().trim(), spec.vlans.to_string().trim());
+    }
+    complete(machine, spec, space, &inner, Some(&outer), differences)
 }
 
-impl Linking<'_> {
-    fn run(&self) -> Result<()> {
-        let LinkSpec { end, switch, .. } = self.request;
-        let mut outside = Socket::open()?;
-        let mut found = outside.batch(vec![rtnl::get_link(switch), rtnl::get_link(&self.outer)])?;
-        let outer = found.pop().map(|answer| rtnl::found(answer.result.map(|()| answer.payload)));
-        let bridge = found.pop().map(|answer| rtnl::found(answer.result.map(|()| answer.payload)));
-        let (Some(outer), Some(bridge)) = (outer, bridge) else { unreachable!("two questions, two answers") };
-        let bridge = usable_switch(bridge?, switch)?;
-        let outer = match outer? {
-            Some(outer) => self.claim(&mut outside, outer)?,
-            None => None,
-        };
-
-        // In here to the end: a socket stays where it was opened, so nothing calls us back.
-        unshare::sys::setns(self.namespace.as_fd(), CloneFlags::CLONE_NEWNET)
-            .context("cannot enter the namespace")?;
-        let mut inside = Socket::open()?;
-        if let Some(outer) = outer {
-            let inner = self.inner_end_of(&outer, &mut inside)?;
-            return self.ensure(&mut outside, &mut inside, &outer, &inner, &bridge);
-        }
-        self.signals.check()?;
-        outside
-            .tell(vec![rtnl::new_pair(&Pair {
-                what: format!("make '{}' in the namespace", end.ifname),
-                outer: &self.outer,
-                master: bridge.index,
-                inner: &end.ifname,
-                namespace: self.namespace.as_fd(),
-                mac: self.request.mac,
-                mtu: self.request.mtu,
-            })])
-            .map_err(|error| match errno(&error) {
-                Some(Errno::EEXIST) => anyhow!("the namespace has an interface '{}' already", end.ifname),
-                _ => error,
-            })?;
-        let mut made = Made { socket: &mut outside, outer: &self.outer, keep: false };
-        self.finish(made.socket, &mut inside)?;
-        made.keep = true;
-        Ok(())
+/// A macvlan or macvtap has no outer end: what is there is seen from inside.
+fn plan_shared(machine: &mut Machine, spec: &LinkSpec, space: usize, plug: Option<&Plug>) -> Result<State> {
+    let Some(inner) = rtnl::find_link(machine.inside(space), &spec.end.ifname)? else {
+        return Ok(State::New { leftover: None });
+    };
+    let Onto::Nic(kind, name) = &spec.onto else { unreachable!("a switch is planned as a pair") };
+    let nic = plug.and_then(Plug::nic).with_context(|| format!("no interface '{name}'"))?;
+    if inner.kind != *kind || !(inner.alias.is_empty() || inner.alias == spec.end.alias()) {
+        bail!("the namespace has an interface '{}' already", inner.name);
     }
-
-    /// The outer end of the whole link that is there; None after a leftover has been removed.
-    fn claim(&self, outside: &mut Socket, outer: Link) -> Result<Option<Link>> {
-        let end = &self.request.end;
-        let whole = outer.alias == end.alias();
-        if outer.kind != "veth" || !(whole || outer.alias.is_empty()) {
-            let by = if outer.alias.is_empty() { &outer.kind } else { &outer.alias };
-            bail!("its outer name '{}' is taken by '{by}'", outer.name);
-        }
-        let here = rtnl::namespace_id(outside, self.namespace.as_fd())?;
-        if whole && outer.peer_ns == here {
-            return Ok(Some(outer));
-        }
-        if outer.peer_ns != here {
-            self.outlive(outside, &outer)?;
-        }
-        match outside.tell(vec![rtnl::delete_link(&outer.name)]) {
-            Err(error) if errno(&error) == Some(Errno::ENODEV) => {} // was on its way out
-            done => done?,
-        }
-        Ok(None)
+    if inner.alias.is_empty() {
+        return Ok(State::New { leftover: Some(Leftover::Inner) });
     }
-
-    /// The outer end leads to another namespace: one of this name from before, which the kernel is about
-    /// to take down, or one that somebody lives in; then we keep off.
-    fn outlive(&self, outside: &mut Socket, outer: &Link) -> Result<()> {
-        let Some(id) = outer.peer_ns.filter(|id| *id >= 0) else { return Ok(()) };
-        let mut listener = Socket::listen_to_links()?;
-        let deadline = Instant::now() + LAST_BREATH;
-        let mut gone = false;
-        while !gone && rtnl::namespace_lives(outside, id) {
-            let heard = listener.notified(deadline, &self.signals, |kind, payload| {
-                gone |= rtnl::gone(kind, payload) == Some(outer.index);
-            })?;
-            if !heard {
-                let error = anyhow!("'{}' leads to another namespace that still lives", outer.name);
-                return Err(hint(error, format!("netns unlink '{}' cuts it", self.request.end.label())));
-            }
-        }
-        Ok(())
+    let mut differences = Differences(Vec::new());
+    if inner.peer != Some(nic) {
+        differences.note("interface", "another", name);
     }
+    complete(machine, spec, space, &inner, None, differences)
+}
 
-    fn inner_end_of(&self, outer: &Link, inside: &mut Socket) -> Result<Link> {
-        let end = &self.request.end;
-        let found = rtnl::find_link(inside, &end.ifname)?;
-        found.filter(|inner| inner.peer == Some(outer.index) && outer.peer == Some(inner.index)).ok_or_else(
-            || {
-                let error =
-                    anyhow!("the inner end of '{}' is not called '{}' any more", outer.name, end.ifname);
-                hint(error, format!("netns unlink '{}' cuts it", end.label()))
-            },
-        )
+/// All that is asked for and differs is an error that says so; what is not there yet is to be added.
+fn complete(
+    machine: &mut Machine,
+    spec: &LinkSpec,
+    space: usize,
+    inner: &Link,
+    outer: Option<&Link>,
+    mut differences: Differences,
+) -> Result<State> {
+    let mut completion = Completion::default();
+    compare(machine.inside(space), spec, inner, &mut differences)?;
+    let missing = missing_routes(machine.inside(space), spec, inner, &mut differences)?;
+    if !differences.0.is_empty() {
+        return Err(cut_first(spec, anyhow!("it exists with {}", differences.0.join(", "))));
     }
-
-    /// All that is asked for and differs is an error that says so; nothing is changed then. What is not
-    /// there yet is added.
-    fn ensure(
-        &self,
-        outside: &mut Socket,
-        inside: &mut Socket,
-        outer: &Link,
-        inner: &Link,
-        bridge: &Link,
-    ) -> Result<()> {
-        let mut differences = Differences(Vec::new());
-        if outer.master != Some(bridge.index) {
-            let links = rtnl::all_links(outside)?;
-            let master = links.iter().find(|link| Some(link.index) == outer.master);
-            differences.note("switch", master.map_or("none", |link| &link.name), &bridge.name);
-        }
-        self.compare(inside, inner, &mut differences)?;
-        let routes = self.missing_routes(inside, inner, &mut differences)?;
-        if !differences.0.is_empty() {
-            let error = anyhow!("it exists with {}", differences.0.join(", "));
-            return Err(hint(error, format!("netns unlink '{}' first", self.request.end.label())));
-        }
-        if !outer.up {
-            outside.tell(vec![rtnl::set_up(&outer.name)])?;
-        }
-        if !inner.up {
-            inside.tell(vec![rtnl::set_up(&inner.name)])?;
-        }
-        inside.tell(routes)
+    if let Some(outer) = outer.filter(|outer| !outer.up) {
+        completion.outside.push(rtnl::set_up(&outer.name));
+        completion.words.push(format!("switch '{}' on", outer.name));
     }
-
-    fn compare(&self, inside: &mut Socket, inner: &Link, differences: &mut Differences) -> Result<()> {
-        if !self.request.addresses.is_empty() {
-            let mut asked = self.request.addresses.clone();
-            asked.sort();
-            differences.note("address", &join(&rtnl::addresses(inside, inner.index)?), &join(&asked));
-        }
-        if let Some(mac) = self.request.mac {
-            differences.note("mac", &format_mac(&inner.mac), &format_mac(&mac));
-        }
-        if let Some(mtu) = self.request.mtu {
-            differences.note("mtu", &inner.mtu.to_string(), &mtu.to_string());
-        }
-        Ok(())
+    if !inner.up || (spec.promisc && !inner.promisc) {
+        completion.inside.push(rtnl::set_up_inside(&inner.name, spec.promisc));
+        completion.words.push(format!("switch '{}' on", spec.end.label()));
     }
-
-    fn missing_routes(
-        &self,
-        inside: &mut Socket,
-        inner: &Link,
-        differences: &mut Differences,
-    ) -> Result<Vec<Message>> {
-        let asked = &self.request.gateways;
-        let present = if asked.is_empty() { Vec::new() } else { rtnl::gateways(inside, inner.index)? };
-        let mut missing = Vec::new();
-        for asked in asked {
-            match present.iter().find(|gateway| gateway.is_ipv4() == asked.is_ipv4()) {
-                Some(is) => differences.note("gateway", &is.to_string(), &asked.to_string()),
-                None => missing.push(rtnl::new_default_route(inner.index, *asked)),
-            }
-        }
-        Ok(missing)
+    for gateway in missing {
+        completion.inside.push(rtnl::new_default_route(inner.index, gateway));
+        completion.words.push(format!("set the gateway '{gateway}' of '{}'", spec.end.label()));
     }
+    Ok(State::Present(completion))
+}
 
-    /// From the bare pair to the whole link. An error from here removes the pair.
-    fn finish(&self, outside: &mut Socket, inside: &mut Socket) -> Result<()> {
-        let LinkSpec { end, addresses, gateways, .. } = self.request;
-        let ifname = &end.ifname;
-        let mut up = inside.batch(vec![rtnl::set_up("lo"), rtnl::set_up(ifname), rtnl::get_link(ifname)])?;
-        let inner = up.pop().and_then(|answer| answer.payload).and_then(|payload| Link::parse(&payload));
-        up.into_iter().try_for_each(|answer| answer.result)?;
-        let inner = inner.with_context(|| format!("cannot find '{ifname}' in the namespace"))?;
-        self.signals.check()?;
-        self.wait_for_port(outside)?;
-        self.check_free(&inner)?;
-        let mut batch: Vec<_> = addresses.iter().map(|cidr| rtnl::new_address(inner.index, cidr)).collect();
-        batch.extend(gateways.iter().map(|gateway| rtnl::new_default_route(inner.index, *gateway)));
-        inside.tell(batch)?;
-        self.signals.check()?;
-        outside.tell(vec![rtnl::set_alias(&self.outer, &end.alias())])
-    }
-
-    /// Until the bridge passes frames from and to the new port. The kernel tells the bridge of the carrier
-    /// a moment later (net/core/link_watch.c), and what is sent before is lost: the first ping, or the probe.
-    fn wait_for_port(&self, outside: &mut Socket) -> Result<()> {
-        let state = |socket: &mut Socket| -> Result<PortState> {
-            let link = rtnl::find_link(socket, &self.outer)?;
-            let link = link.with_context(|| format!("'{}' has vanished", self.outer))?;
-            // A kernel that does not tell the state (before 3.13) leaves no choice but to go on.
-            Ok(link.port.unwrap_or(PortState::Forwarding))
-        };
-        if state(outside)? == PortState::Forwarding {
-            return Ok(());
-        }
-        let deadline = Instant::now() + PORT_READY;
-        loop {
-            match state(outside)? {
-                PortState::Forwarding => return Ok(()),
-                PortState::Undecided => {
-                    let switch = &self.request.switch;
-                    eprintln!("netns: note: the spanning tree of '{switch}' has not opened the port yet");
-                    return Ok(());
-                }
-                PortState::Disabled if Instant::now() > deadline => {
-                    bail!("the switch '{}' does not open its port '{}'", self.request.switch, self.outer);
-                }
-                PortState::Disabled => {}
-            }
-            // A notification could be waited for instead, but only from a socket opened before we entered
-            // the namespace: three calls in every link, for what is rarely needed.
-            self.signals.wait(&[], Instant::now() + Duration::from_millis(1))?;
+fn compare(inside: &mut Socket, spec: &LinkSpec, inner: &Link, differences: &mut Differences) -> Result<()> {
+    if !spec.addresses.is_empty() || spec.next_free {
+        let present = rtnl::addresses(inside, inner.index)?;
+        let mut asked = spec.addresses.clone();
+        asked.sort();
+        // Any address is a free one that was taken before.
+        if !spec.next_free || present.is_empty() {
+            differences.note("address", &join(&present), &join(&asked));
         }
     }
-
-    fn check_free(&self, inner: &Link) -> Result<()> {
-        let Some(window) = self.request.check else { return Ok(()) };
-        let addresses: Vec<IpAddr> = self.request.addresses.iter().map(|cidr| cidr.address).collect();
-        if addresses.is_empty() {
-            return Ok(());
-        }
-        let mac = Mac::try_from(&inner.mac[..]).context("the new interface has no MAC address")?;
-        let Some(taken) = probe(&Asker { index: inner.index, mac }, &addresses, window, &self.signals)?
-        else {
-            return Ok(());
-        };
-        let error = anyhow!(
-            "address '{}' is taken by '{}' on '{}'",
-            taken.address,
-            format_mac(&taken.by),
-            self.request.switch
-        );
-        Err(hint(error, "choose another address (netns switch show lists the ports)"))
+    if let Some(mac) = spec.mac {
+        differences.note("mac", &format_mac(&inner.mac), &format_mac(&mac));
     }
+    if let Some(mtu) = spec.mtu {
+        differences.note("mtu", &inner.mtu.to_string(), &mtu.to_string());
+    }
+    if let Some(asked) = spec.rate {
+        let is = rate::of(inside, inner.index)?;
+        differences.note("rate", &is.map_or("none".into(), |rate| rate.to_string()), &asked.to_string());
+    }
+    Ok(())
+}
+
+fn missing_routes(
+    inside: &mut Socket,
+    spec: &LinkSpec,
+    inner: &Link,
+    differences: &mut Differences,
+) -> Result<Vec<IpAddr>> {
+    let asked = &spec.gateways;
+    let present = if asked.is_empty() { Vec::new() } else { rtnl::gateways(inside, inner.index)? };
+    let mut missing = Vec::new();
+    for asked in asked {
+        match present.iter().find(|gateway| gateway.is_ipv4() == asked.is_ipv4()) {
+            Some(is) => differences.note("gateway", &is.to_string(), &asked.to_string()),
+            None => missing.push(*asked),
+        }
+    }
+    Ok(missing)
+}
+
+fn cut_first(spec: &LinkSpec, error: Error) -> Error {
+    hint(error, format!("netns unlink '{}' first", spec.end.label()))
 }
 
 /// What is there and was not asked for so.
@@ -367,56 +330,52 @@ impl Differences {
     }
 }
 
-/// A pair that is not whole yet; dropped, it is removed.
-struct Made<'a> {
-    socket: &'a mut Socket,
-    outer: &'a str,
-    keep: bool,
-}
-
-impl Drop for Made<'_> {
-    fn drop(&mut self) {
-        if !self.keep {
-            let _ = self.socket.tell(vec![rtnl::delete_link(self.outer)]);
-        }
-    }
-}
-
-fn usable_switch(found: Option<Link>, name: &str) -> Result<Link> {
-    let Some(bridge) = found else {
-        let error = anyhow!("no switch '{name}'");
-        return Err(hint(error, format!("netns switch add '{name}' makes it")));
-    };
-    if bridge.kind != "bridge" {
-        bail!("'{name}' is not a switch");
-    }
-    if !bridge.up {
-        return Err(hint(
-            anyhow!("the switch '{name}' is down"),
-            format!("netns switch add '{name}' opens it"),
-        ));
-    }
-    Ok(bridge)
-}
-
-fn join(addresses: &[Cidr]) -> String {
+pub fn join(addresses: &[Cidr]) -> String {
     match addresses {
         [] => "none".into(),
         list => list.iter().map(Cidr::to_string).collect::<Vec<_>>().join(" "),
     }
 }
 
-/// Removes a link, whole or not, also when its namespace has lost its name.
-pub fn unlink(end: &End) -> Result<()> {
-    let failed = || format!("cannot unlink '{}'", end.label());
-    need_capabilities(false).with_context(failed)?;
-    let mut outside = Socket::open()?;
-    let found = rtnl::find_link(&mut outside, &end.outer()).with_context(failed)?;
-    let ours = |link: &Link| link.kind == "veth" && (link.alias.is_empty() || link.alias == end.alias());
-    let Some(outer) = found.filter(ours) else {
-        return Err(anyhow!("there is no such link")).with_context(failed);
-    };
-    outside.tell(vec![rtnl::delete_link(&outer.name)]).with_context(failed)
+/// Removes links, whole or not, also when their namespace has lost its name: all of them or none.
+pub fn unlink(ends: &[End], dry_run: bool) -> Result<()> {
+    need_capabilities(false)?;
+    let mut machine = Machine::open()?;
+    // For macvlans only: a pair is cut without its namespace.
+    let open: Vec<&Target> =
+        ends.iter().map(|end| &end.target).filter(|target| target.open().is_ok()).collect();
+    machine.open_spaces(open.into_iter(), false)?;
+    let mut outer = Vec::new();
+    let mut inner = Vec::new();
+    for end in ends {
+        let failed = || format!("cannot unlink '{}'", end.label());
+        let found = rtnl::find_link(&mut machine.outside, &end.outer()).with_context(failed)?;
+        let ours = |link: &Link| link.kind == "veth" && (link.alias.is_empty() || link.alias == end.alias());
+        match found.filter(ours) {
+            Some(link) => outer.push(link.name),
+            None => inner.push(shared_end(&mut machine, end).with_context(failed)?),
+        }
+    }
+    if dry_run {
+        let lines: Vec<String> =
+            ends.iter().map(|end| format!("unlink {}\n", quoted(&end.label()))).collect();
+        return unshare::fail::print(&lines.concat());
+    }
+    crate::plug::pull(&mut machine.outside, &outer)?;
+    rtnl::delete_links(&mut machine.outside, &outer).context("cannot unlink")?;
+    for (space, name) in inner {
+        machine.inside(space).tell(vec![rtnl::delete_link(&name)]).context("cannot unlink")?;
+    }
+    Ok(())
+}
+
+/// A macvlan of ours in the namespace.
+fn shared_end(machine: &mut Machine, end: &End) -> Result<(usize, String)> {
+    let none = || anyhow!("there is no such link");
+    let space = machine.space_of(&end.target).ok_or_else(none)?;
+    let found = rtnl::find_link(machine.inside(space), &end.ifname)?;
+    let ours = |link: &Link| link.alias == end.alias() && matches!(link.kind.as_str(), "macvlan" | "macvtap");
+    found.filter(ours).map(|link| (space, link.name)).ok_or_else(none)
 }
 
 #[cfg(test)]

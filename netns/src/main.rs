@@ -1,20 +1,28 @@
 //! netns: named network namespaces, and the links, switches and addresses that make them a network.
 
 mod address;
+mod apply;
 mod cli;
 mod delete;
 mod exec;
 mod link;
 mod list;
+mod machine;
 mod nat;
 mod netlink;
+mod plug;
 mod probe;
+mod publish;
+mod rate;
 mod rtnl;
+mod show;
 mod signals;
 mod store;
 mod switch;
 mod sys;
 mod trace;
+mod uplink;
+mod wire;
 mod words;
 
 use std::process::ExitCode;
@@ -23,7 +31,6 @@ use anyhow::Result;
 use unshare::fail::{Statuses, print, report};
 
 use crate::cli::Command;
-use crate::words::Statement;
 
 fn main() -> ExitCode {
     let (program_follows, command) = cli::parse(lexopt::Parser::from_env());
@@ -44,13 +51,14 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Trace(options) => return trace::trace(&options).map(ExitCode::from),
         Command::Help => print(cli::HELP),
         Command::Version => print(concat!("netns (slipway) ", env!("CARGO_PKG_VERSION"), "\n")),
-        Command::Make(Statement::Add(names)) => store::add(&names),
-        Command::Make(Statement::Link(spec)) => link::link(&spec),
-        Command::Make(Statement::Switch(spec)) => switch::add(&spec),
+        Command::Make { statement, dry_run } => apply::one(statement, dry_run),
+        Command::Apply { file, mode } => return apply::file(&file, mode).map(ExitCode::from),
         Command::Delete(options) => delete::delete(&options),
         Command::List { json } => list::list(json),
         Command::Exec { target, argv } => exec::exec(&target, &argv),
-        Command::Unlink(end) => link::unlink(&end),
+        Command::Unlink { ends, dry_run } => link::unlink(&ends, dry_run),
+        Command::NatOff { switch, dry_run } => switch::nat_off(&switch, dry_run),
+        Command::Unpublish { port, dry_run } => publish::unpublish(&port, dry_run),
         Command::SwitchDelete(removal) => switch::delete(&removal),
         Command::SwitchShow { name, json } => switch::show(name.as_deref(), json),
     }

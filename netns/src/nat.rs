@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -17,8 +18,9 @@ use serde_json::{Value, json};
 use unshare::fail::hint;
 
 use crate::address::Cidr;
+use crate::publish::{self, Published};
 
-const TABLE: &str = "slipway";
+pub const TABLE: &str = "slipway";
 const MEMORY: &str = "forwarding-was-0";
 const BRIDGE_CALLS: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
@@ -34,6 +36,10 @@ const FAMILIES: [Family; 2] = [
 ];
 
 impl Family {
+    fn is_of(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self.word == "ip")
+    }
+
     /// The kernel's forwarding, open to be switched on; None when it is on.
     fn closed_switch(&self) -> Result<Option<File>> {
         let path = self.forwarding;
@@ -64,7 +70,9 @@ impl Nft {
         if !kernel_has_netfilter() {
             bail!("NAT needs nf_tables, which this kernel does not have");
         }
-        Nft::program().ok_or_else(|| hint(anyhow!("NAT needs the program 'nft'"), "apt-get install nftables"))
+        Nft::program().ok_or_else(|| {
+            hint(anyhow!("NAT needs the program 'nft'; iptables is not enough"), "apt-get install nftables")
+        })
     }
 
     /// Runs commands (libnftables-json(5)), all of them or none, and gives back what there is then.
@@ -101,34 +109,49 @@ impl Nft {
         self.run(Vec::new())
     }
 
-    /// Masquerades what leaves the subnets of `switch` by another interface, and lets the host forward.
+    /// Masquerades what leaves the networks of switches by another interface, publishes ports, and lets the
+    /// host forward.
     ///
     /// One transaction, any number of times to the same effect; after it nothing can fail, for the switches
     /// of the kernel are open before. Where all is there already no transaction is made: even one that
     /// changes nothing waits for the kernel (RCU), 12 ms in every start of a ship.
-    pub fn switch_on(&self, switch: &str, subnets: &[Cidr]) -> Result<Ruleset> {
+    pub fn ensure(&self, wanted: &Wanted) -> Result<Ruleset> {
         let present = self.ruleset()?;
         let mut commands = Vec::new();
         let mut closed = Vec::new();
         for family in &FAMILIES {
-            let own: Vec<&Cidr> =
-                subnets.iter().filter(|cidr| cidr.address.is_ipv4() == (family.word == "ip")).collect();
-            if own.is_empty() {
-                continue;
+            let word = family.word;
+            let mut own = Vec::new();
+            let mut needed = false;
+            for (switch, networks) in &wanted.masquerade {
+                let networks: Vec<&Cidr> =
+                    networks.iter().filter(|cidr| family.is_of(cidr.address)).collect();
+                needed |= !networks.is_empty();
+                if !networks.is_empty() && !present.has_rules(word, switch, &networks) {
+                    own.extend(rules(word, switch, &networks));
+                }
             }
-            let file = family.closed_switch()?;
-            if file.is_none() && present.has_rules(family.word, switch, &own) {
-                continue;
+            for published in wanted.publish.iter().filter(|one| family.is_of(one.to)) {
+                needed = true;
+                own.extend(published.commands(word, &present)?);
             }
-            commands.extend(rules(family.word, switch, &own, file.is_some()));
+            let file = if needed { family.closed_switch()? } else { None };
+            if file.is_some() {
+                own.push(json!({"add": {"chain": {"family": word, "table": TABLE, "name": MEMORY}}}));
+            }
+            if !own.is_empty() {
+                commands.push(json!({"add": {"table": {"family": word, "name": TABLE}}}));
+                commands.extend(own);
+            }
             closed.extend(file.map(|file| (family, file)));
         }
+        let local = wanted.publish.iter().map(Published::localnet).collect::<Result<Vec<_>>>()?;
         if !commands.is_empty() {
             self.run(commands).context("cannot set up NAT")?;
         }
-        for (family, mut file) in closed {
+        for (family, file) in closed {
             // After its memory is written: killed in between, the next run does this.
-            file.write_all(b"1").with_context(|| format!("cannot write '1' to '{}'", family.forwarding))?;
+            write_one(file, family.forwarding)?;
             if family.word == "ip6" {
                 // Documentation/networking/ip-sysctl.rst, accept_ra.
                 eprintln!(
@@ -136,24 +159,51 @@ impl Nft {
                 );
             }
         }
+        local.into_iter().flatten().try_for_each(|file| write_one(file, "route_localnet"))?;
         Ok(present)
     }
 
-    /// Takes the chains of `switch` away; with the last one the table goes, and forwarding becomes what it
-    /// was. False when there was nothing.
+    /// Takes the chains of `switch` away and what is published on it. False when there was nothing.
     pub fn switch_off(&self, switch: &str) -> Result<bool> {
-        let present = self.ruleset()?;
-        let ours = chain_of(switch);
+        self.remove(&self.ruleset()?, &[chain_of(switch)], |entry| entry.switch == switch)
+    }
+
+    /// Takes the masquerading of `switch` away.
+    pub fn stop_masquerade(&self, switch: &str) -> Result<bool> {
+        self.remove(&self.ruleset()?, &[chain_of(switch)], |_| false)
+    }
+
+    /// Removes chains and publications; with the last of ours the table goes, and forwarding becomes what it
+    /// was. False when there was nothing.
+    pub fn remove(
+        &self,
+        present: &Ruleset,
+        chains: &[String],
+        unwanted: impl Fn(&publish::Entry) -> bool,
+    ) -> Result<bool> {
         let mut commands = Vec::new();
         for family in &FAMILIES {
             let word = family.word;
             let names = present.chains_of_ours(word);
-            if !names.contains(&ours.as_str()) {
+            let (gone, left): (Vec<_>, Vec<_>) =
+                present.published(word).into_iter().partition(|entry| unwanted(entry));
+            let mut doomed: Vec<&str> =
+                names.iter().copied().filter(|name| chains.iter().any(|c| c == name)).collect();
+            if doomed.is_empty() && gone.is_empty() {
                 continue;
             }
-            if names.iter().any(|name| *name != ours && *name != MEMORY) {
-                let chain = json!({"chain": {"family": word, "table": TABLE, "name": ours}});
-                commands.extend([json!({ "flush": chain }), json!({ "delete": chain })]);
+            if left.is_empty() {
+                doomed.extend(names.iter().copied().filter(|name| publish::CHAINS.contains(name)));
+            }
+            if names.iter().any(|name| *name != MEMORY && !doomed.contains(name)) {
+                commands.extend(gone.iter().map(|entry| {
+                    json!({"delete": {"rule": {"family": word,
+                    "table": TABLE, "chain": entry.chain, "handle": entry.handle}}})
+                }));
+                for name in doomed {
+                    let chain = json!({"chain": {"family": word, "table": TABLE, "name": name}});
+                    commands.extend([json!({ "flush": chain }), json!({ "delete": chain })]);
+                }
                 continue;
             }
             if names.contains(&MEMORY) {
@@ -168,6 +218,18 @@ impl Nft {
         self.run(commands).context("cannot remove NAT")?;
         Ok(true)
     }
+}
+
+fn write_one(mut file: File, name: &str) -> Result<()> {
+    file.write_all(b"1").with_context(|| format!("cannot write '1' to '{name}'"))
+}
+
+/// What there shall be of ours.
+#[derive(Default)]
+pub struct Wanted {
+    /// Switches and their networks.
+    pub masquerade: Vec<(String, Vec<Cidr>)>,
+    pub publish: Vec<Published>,
 }
 
 fn kernel_has_netfilter() -> bool {
@@ -187,6 +249,20 @@ impl Ruleset {
     fn chains_of_ours(&self, family: &str) -> Vec<&str> {
         let ours = |chain: &&Value| chain["family"] == family && chain["table"] == TABLE;
         self.all("chain").filter(ours).filter_map(|chain| chain["name"].as_str()).collect()
+    }
+
+    /// The rules of ours that publish ports.
+    pub fn published(&self, family: &str) -> Vec<publish::Entry> {
+        let ours = |rule: &&Value| rule["family"] == family && rule["table"] == TABLE;
+        self.all("rule").filter(ours).filter_map(publish::Entry::parse).collect()
+    }
+
+    /// All that is published, a line each, in both families.
+    pub fn publications(&self) -> Vec<publish::Entry> {
+        let mut entries: Vec<publish::Entry> =
+            FAMILIES.iter().flat_map(|family| self.published(family.word)).collect();
+        entries.retain(|entry| entry.chain == publish::CHAINS[0]);
+        entries
     }
 
     pub fn masquerade(&self, switch: &str) -> bool {
@@ -222,6 +298,49 @@ pub fn bridges_are_filtered() -> bool {
     fs::read_to_string(BRIDGE_CALLS).is_ok_and(|value| value.trim() == "1")
 }
 
+/// A firewall that drops by default swallows what ships send, without a word: so one from us. `bridged` says
+/// whether it matters even without a way to the outside.
+pub fn warn_of_filters(switches: &[String], outside: bool, ruleset: Option<Ruleset>) {
+    let bridged = bridges_are_filtered();
+    if switches.is_empty() || !(outside || bridged) {
+        return;
+    }
+    let ruleset = ruleset.or_else(|| Nft::find().and_then(|nft| nft.ruleset().ok()));
+    let mut chains = ruleset.map(|ruleset| ruleset.dropping()).unwrap_or_default();
+    chains.extend(dropping_legacy());
+    for chain in chains {
+        let what = if bridged { "between ships and to the outside" } else { "to the outside" };
+        let switches = switches.join("', '");
+        eprintln!("netns: warning: policy drop of '{chain}' will swallow traffic of '{switches}' {what}");
+    }
+}
+
+/// The chains of the old iptables, which nft does not see. The tables are asked for only where they are in
+/// use: to ask is to load them.
+fn dropping_legacy() -> Vec<String> {
+    let mut chains = Vec::new();
+    for (names, program, word) in [
+        ("/proc/net/ip_tables_names", "iptables-legacy", "iptables FORWARD"),
+        ("/proc/net/ip6_tables_names", "ip6tables-legacy", "ip6tables FORWARD"),
+    ] {
+        let used = fs::read_to_string(names).is_ok_and(|list| list.lines().any(|line| line == "filter"));
+        if !used {
+            continue;
+        }
+        // Where there is only one iptables it has the plain name.
+        let listed = [program, program.trim_end_matches("-legacy")].into_iter().find_map(|program| {
+            Command::new(program).args(["-S", "FORWARD"]).stderr(Stdio::null()).output().ok()
+        });
+        let drops = |output: std::process::Output| {
+            String::from_utf8_lossy(&output.stdout).lines().any(|line| line == "-P FORWARD DROP")
+        };
+        if listed.is_some_and(drops) {
+            chains.push(word.to_owned());
+        }
+    }
+    chains
+}
+
 /// What nft takes in the name of a chain.
 pub fn check_switch(name: &str) -> Result<()> {
     if name.bytes().any(|b| !b.is_ascii_alphanumeric() && !b"_-.".contains(&b)) {
@@ -245,21 +364,17 @@ fn expressions(family: &str, switch: &str, cidr: &Cidr) -> Value {
 }
 
 /// What makes the chain of a switch, from whatever was there.
-fn rules(family: &str, switch: &str, subnets: &[&Cidr], remember: bool) -> Vec<Value> {
-    let table = json!({"add": {"table": {"family": family, "name": TABLE}}});
+fn rules(family: &str, switch: &str, subnets: &[&Cidr]) -> Vec<Value> {
     let chain = json!({"family": family, "table": TABLE, "name": chain_of(switch)});
     let mut hooked = chain.clone();
     hooked["type"] = "nat".into();
     hooked["hook"] = "postrouting".into();
     hooked["prio"] = 100.into();
     hooked["policy"] = "accept".into();
-    let mut commands = vec![table, json!({"add": {"chain": hooked}}), json!({"flush": {"chain": chain}})];
+    let mut commands = vec![json!({"add": {"chain": hooked}}), json!({"flush": {"chain": chain}})];
     for cidr in subnets {
         let rule = json!({"family": family, "table": TABLE, "chain": chain_of(switch), "expr": expressions(family, switch, cidr)});
         commands.push(json!({"add": {"rule": rule}}));
-    }
-    if remember {
-        commands.push(json!({"add": {"chain": {"family": family, "table": TABLE, "name": MEMORY}}}));
     }
     commands
 }
@@ -271,21 +386,19 @@ mod tests {
     #[test]
     fn the_rules_name_our_table_only() {
         let cidr = Cidr::parse("10.0.0.254/24").unwrap();
-        let commands = rules("ip", "br0", &[&cidr], true);
+        let commands = rules("ip", "br0", &[&cidr]);
         let verbs: Vec<String> = commands
             .iter()
             .map(|command| {
                 let (verb, object) = command.as_object().unwrap().iter().next().unwrap();
                 let (kind, value) = object.as_object().unwrap().iter().next().unwrap();
-                let table = if kind == "table" { &value["name"] } else { &value["table"] };
-                assert_eq!(table, "slipway");
+                assert_eq!(value["table"], "slipway");
                 format!("{verb} {kind}")
             })
             .collect();
-        assert_eq!(verbs, ["add table", "add chain", "flush chain", "add rule", "add chain"]);
-        let prefix = &commands[3]["add"]["rule"]["expr"][0]["match"]["right"]["prefix"];
+        assert_eq!(verbs, ["add chain", "flush chain", "add rule"]);
+        let prefix = &commands[2]["add"]["rule"]["expr"][0]["match"]["right"]["prefix"];
         assert_eq!(*prefix, json!({"addr": "10.0.0.0", "len": 24}));
-        assert_eq!(rules("ip", "br0", &[&cidr], false).len(), 4);
     }
 
     #[test]

@@ -24,12 +24,6 @@ const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 
-/// The interface that asks.
-pub struct Asker {
-    pub index: u32,
-    pub mac: Mac,
-}
-
 /// Somebody has the address, or asks for it in the same moment.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Taken {
@@ -37,39 +31,93 @@ pub struct Taken {
     pub by: Mac,
 }
 
-/// Asks twice within `window` for every address; the first answer ends it.
-pub fn probe(
-    asker: &Asker,
-    addresses: &[IpAddr],
+/// What one interface asks the wire.
+pub struct Question {
+    mac: Mac,
+    addresses: Vec<IpAddr>,
+    /// One for each family; true for IPv4's.
+    sockets: Vec<(OwnedFd, bool)>,
+}
+
+impl Question {
+    /// For an interface of the namespace that this process is in now.
+    pub fn open(index: u32, mac: Mac, addresses: Vec<IpAddr>) -> Result<Question> {
+        let mut sockets = Vec::new();
+        for (four, ethertype) in [(true, ETH_P_ARP), (false, ETH_P_IPV6)] {
+            if addresses.iter().any(|address| address.is_ipv4() == four) {
+                sockets.push((open(index, ethertype)?, four));
+            }
+        }
+        Ok(Question { mac, addresses, sockets })
+    }
+
+    fn ask(&self) -> Result<()> {
+        for address in &self.addresses {
+            let frame = question(self.mac, *address);
+            let ours = self
+                .sockets
+                .iter()
+                .find(|(_, four)| *four == address.is_ipv4())
+                .expect("a socket for each family");
+            match send(ours.0.as_raw_fd(), &frame, MsgFlags::empty()) {
+                // As good as lost on the wire: it is asked twice.
+                Ok(_) | Err(Errno::ENOBUFS | Errno::EAGAIN) => {}
+                Err(errno) => return Err(errno).context("cannot ask for the address"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first answer to one of several questions; every question is asked twice within `window`.
+pub fn first(questions: &[Question], window: Duration, signals: &Signals) -> Result<Option<(usize, Taken)>> {
+    let mut first = None;
+    listen(questions, window, signals, |at, taken| {
+        first = Some((at, taken));
+        true
+    })?;
+    Ok(first)
+}
+
+/// The addresses of a question that are taken.
+pub fn all(question: &Question, window: Duration, signals: &Signals) -> Result<Vec<IpAddr>> {
+    let mut taken = Vec::new();
+    listen(std::slice::from_ref(question), window, signals, |_, sign| {
+        taken.push(sign.address);
+        false
+    })?;
+    Ok(taken)
+}
+
+/// Asks and hands on what is heard, until the window is over or `enough` says so.
+fn listen(
+    questions: &[Question],
     window: Duration,
     signals: &Signals,
-) -> Result<Option<Taken>> {
-    let mut sockets = Vec::new();
-    for (wanted, ethertype) in
-        [(IpAddr::is_ipv4 as fn(&IpAddr) -> bool, ETH_P_ARP), (IpAddr::is_ipv6, ETH_P_IPV6)]
-    {
-        if addresses.iter().any(wanted) {
-            sockets.push((open(asker.index, ethertype)?, wanted));
-        }
+    mut enough: impl FnMut(usize, Taken) -> bool,
+) -> Result<()> {
+    if questions.is_empty() {
+        return Ok(());
     }
+    let fds: Vec<BorrowedFd> =
+        questions.iter().flat_map(|question| question.sockets.iter().map(|(fd, _)| fd.as_fd())).collect();
     let start = Instant::now();
     for deadline in [start + window / 2, start + window] {
-        for address in addresses {
-            let frame = question(asker.mac, *address);
-            let ours = sockets.iter().find(|(_, wanted)| wanted(address)).expect("a socket for each family");
-            send(ours.0.as_raw_fd(), &frame, MsgFlags::empty()).context("cannot ask for the address")?;
-        }
+        questions.iter().try_for_each(Question::ask)?;
         loop {
-            if let Some(taken) = sockets.iter().find_map(|(fd, _)| heard(fd, asker.mac, addresses)) {
-                return Ok(Some(taken));
+            for (at, question) in questions.iter().enumerate() {
+                for (fd, _) in &question.sockets {
+                    if heard(fd, question, |taken| enough(at, taken)) {
+                        return Ok(());
+                    }
+                }
             }
-            let fds: Vec<BorrowedFd> = sockets.iter().map(|(fd, _)| fd.as_fd()).collect();
             if let Wake::Deadline = signals.wait(&fds, deadline)? {
                 break;
             }
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 fn open(index: u32, ethertype: u16) -> Result<OwnedFd> {
@@ -81,17 +129,18 @@ fn open(index: u32, ethertype: u16) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Reads all that has come and looks for a sign of one of the addresses.
-fn heard(fd: &OwnedFd, own: Mac, addresses: &[IpAddr]) -> Option<Taken> {
+/// Reads all that has come and hands on every sign of one of the addresses; true when it was enough.
+fn heard(fd: &OwnedFd, question: &Question, mut enough: impl FnMut(Taken) -> bool) -> bool {
     let mut frame = [0; 1514];
     loop {
         let length = match recv(fd.as_raw_fd(), &mut frame, MsgFlags::empty()) {
             Ok(length) => length,
             Err(Errno::EINTR) => continue,
-            Err(_) => return None, // EAGAIN: that was all
+            Err(_) => return false, // EAGAIN: that was all
         };
-        if let Some(taken) = sign(&frame[..length], own, addresses) {
-            return Some(taken);
+        let sign = sign(&frame[..length], question.mac, &question.addresses);
+        if sign.is_some_and(&mut enough) {
+            return true;
         }
     }
 }

@@ -16,12 +16,12 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use nix::unistd::Pid;
-use unshare::fail::hint;
+use unshare::fail::{hint, print};
 
-use crate::signals::Signals;
+use crate::machine::{Machine, Undo};
 use crate::sys;
 
 pub const DIR: &str = "/run/netns";
@@ -93,6 +93,25 @@ impl Target {
             }
         }
     }
+}
+
+/// The namespace that this process is in.
+pub fn open_own() -> Result<OwnedFd> {
+    open_file(Path::new(OWN)).with_context(|| format!("cannot open '{OWN}'"))
+}
+
+/// By which a namespace is known, whatever its names.
+pub fn inode(namespace: &OwnedFd) -> Result<u64> {
+    Ok(fstat(namespace).context("cannot stat a namespace")?.st_ino)
+}
+
+/// A word as a shell and a file for `apply` take it.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_.:/@+=,%[]".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 fn open_file(path: &Path) -> nix::Result<OwnedFd> {
@@ -167,7 +186,7 @@ pub fn entries() -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn inode_of(name: &str) -> Option<u64> {
+pub fn inode_of(name: &str) -> Option<u64> {
     let fd = open_file(&path(name)).ok().filter(is_namespace)?;
     File::from(fd).metadata().ok().map(|meta| meta.ino())
 }
@@ -201,36 +220,22 @@ fn share_directory() -> Result<()> {
         .with_context(|| format!("cannot mount '{DIR}' on itself"))
 }
 
-/// Makes a namespace for each name that has none yet, its loopback device on.
-pub fn add(names: &[String]) -> Result<()> {
+/// Makes a namespace for each name that has none yet, its loopback device on; tells the machine which.
+pub fn add(machine: &mut Machine, names: &[&str]) -> Result<()> {
     let _lock = lock(true)?;
-    let signals = Signals::block()?;
     share_directory()?;
-    let mut made = Made(Vec::new());
     for name in names {
         if take_name(name)? {
-            made.0.push(name);
+            machine.did(Undo::Name((*name).to_owned()));
             // Complete before it has a name: what is killed here leaves an empty file at most.
             unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
             sys::loopback_up().context("cannot switch 'lo' on")?;
             mount(Some(OWN), &path(name), None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .with_context(|| format!("cannot mount the namespace on '{}'", path(name).display()))?;
         }
-        signals.check()?;
+        machine.signals.check()?;
     }
-    made.0.clear();
     Ok(())
-}
-
-/// The names made so far; dropped with some in it, they are removed again.
-struct Made<'a>(Vec<&'a String>);
-
-impl Drop for Made<'_> {
-    fn drop(&mut self) {
-        for name in self.0.iter().rev() {
-            let _ = remove_name(name);
-        }
-    }
 }
 
 /// Makes the empty file; false when the name has a living namespace. A stale one is taken over.
@@ -253,7 +258,7 @@ fn take_name(name: &str) -> Result<bool> {
 
 /// Takes the namespace off its file, lazily as it may be in use, and removes the file. The namespace
 /// itself ends with its last process.
-fn remove_name(name: &str) -> Result<()> {
+pub fn remove_name(name: &str) -> Result<()> {
     let file = path(name);
     match umount2(&file, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) | Err(Errno::EINVAL) => {} // EINVAL: nothing is mounted there
@@ -267,6 +272,7 @@ pub fn remove(
     names: &[String],
     mut check: impl FnMut(&str, OwnedFd) -> Result<()>,
     if_exists: bool,
+    dry_run: bool,
 ) -> Result<()> {
     let lock = match lock(false) {
         Err(error) if if_exists && is_not_found(&error) => return Ok(()),
@@ -287,6 +293,9 @@ pub fn remove(
         if !present.contains(&name) {
             present.push(name);
         }
+    }
+    if dry_run {
+        return print(&present.iter().map(|name| format!("del {}\n", quoted(name))).collect::<String>());
     }
     // From here on nothing is made anew: go on after a failure and report the first.
     let mut result = Ok(());

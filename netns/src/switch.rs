@@ -1,52 +1,95 @@
 //! switch: a Linux bridge that ships are linked to, the host's address on it, and the way out.
 
-use anyhow::{Context, Result, anyhow};
+use std::fmt;
+
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use serde_json::{Value, json};
-use unshare::fail::{hint, print};
+use unshare::fail::print;
 
 use crate::address::{Cidr, format_mac};
 use crate::list::belongs_to;
-use crate::nat::{self, Nft, Ruleset};
+use crate::machine::{Machine, Undo};
+use crate::nat::Nft;
 use crate::netlink::{Socket, errno};
 use crate::rtnl::{self, Link};
-use crate::signals::Signals;
-use crate::sys;
+use crate::{sys, uplink};
 
-#[derive(Debug, PartialEq, Eq)]
+/// What a switch is asked to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SwitchSpec {
     pub name: String,
     pub addresses: Vec<Cidr>,
     pub nat: bool,
+    pub mtu: Option<u32>,
+    /// An interface of the host that leads to the world.
+    pub uplink: Option<String>,
 }
 
-/// Makes the switch, or adds to it what is missing; what is there and differs is an error.
-pub fn add(request: &SwitchSpec) -> Result<()> {
-    let failed = || format!("cannot add the switch '{}'", request.name);
-    let nft = request.nat.then(Nft::need).transpose().with_context(failed)?;
-    let signals = Signals::block()?;
-    let mut socket = Socket::open()?;
-    let found = rtnl::find_link(&mut socket, &request.name).with_context(failed)?;
-    let present = match &found {
-        Some(link) => rtnl::addresses(&mut socket, bridge(link).with_context(failed)?.index)?,
+/// As the statement is written.
+impl fmt::Display for SwitchSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "switch add {}", self.name)?;
+        self.addresses.iter().try_for_each(|cidr| write!(f, " --address {cidr}"))?;
+        if let Some(mtu) = self.mtu {
+            write!(f, " --mtu {mtu}")?;
+        }
+        if let Some(nic) = &self.uplink {
+            write!(f, " --uplink {nic}")?;
+        }
+        f.write_str(if self.nat { " --nat" } else { "" })
+    }
+}
+
+/// How far a switch is from what is asked for.
+pub struct State {
+    /// None where it is to be made.
+    pub link: Option<Link>,
+    pub missing: Vec<Cidr>,
+    /// Those that it has and will have, but for what an uplink brings.
+    pub networks: Vec<Cidr>,
+    pub uplink: Option<uplink::Move>,
+}
+
+impl State {
+    /// What is to be done, for the reader; nothing where all is as asked.
+    pub fn words(&self, spec: &SwitchSpec) -> Vec<String> {
+        let Some(link) = &self.link else { return vec![spec.to_string()] };
+        let mut words = Vec::new();
+        if !link.up {
+            words.push(format!("switch '{}' on", spec.name));
+        }
+        words.extend(self.missing.iter().map(|cidr| format!("give '{cidr}' to '{}'", spec.name)));
+        if let Some(uplink) = &self.uplink {
+            words.push(format!("move '{}' to '{}'", uplink.nic(), spec.name));
+        }
+        words
+    }
+}
+
+/// What is there and differs is an error; what is missing is added.
+pub fn plan(machine: &mut Machine, spec: &SwitchSpec) -> Result<State> {
+    let link = rtnl::find_link(&mut machine.outside, &spec.name)?;
+    let present = match &link {
+        Some(link) => rtnl::addresses(&mut machine.outside, bridge(link)?.index)?,
         None => Vec::new(),
     };
-    let missing = missing(&request.addresses, &present).with_context(failed)?;
-    let mut subnets = present;
-    subnets.extend(&missing);
-    if request.nat && subnets.is_empty() {
-        let error = anyhow!("NAT needs to know the subnet");
-        return Err(hint(error, "give the switch an address: --address 10.0.0.254/24")).with_context(failed);
+    match (&link, spec.mtu) {
+        (Some(link), Some(mtu)) if link.mtu != mtu => bail!("it exists with mtu '{}', not '{mtu}'", link.mtu),
+        _ => {}
     }
-    let mut adding = Adding { name: &request.name, socket, new: false, addresses: Vec::new() };
-    match adding.act(found, missing, nft.as_ref(), &subnets, &signals) {
-        Ok(ruleset) => warn_of_filters(request, ruleset, adding.new),
-        Err(error) => {
-            adding.undo();
-            return Err(error).with_context(failed);
-        }
-    }
-    Ok(())
+    let uplink = match &spec.uplink {
+        Some(nic) => uplink::plan(machine, nic, link.as_ref())?,
+        None => None,
+    };
+    // What came with the uplink is the uplink's; few switches have one, so ask only where it matters.
+    let all_asked = present.iter().all(|cidr| spec.addresses.contains(cidr));
+    let brought = if all_asked { Vec::new() } else { uplink::brought(machine, link.as_ref())? };
+    let own: Vec<Cidr> = present.iter().copied().filter(|cidr| !brought.contains(cidr)).collect();
+    let missing = missing(&spec.addresses, &own)?;
+    let mut networks = own;
+    networks.extend(&missing);
+    Ok(State { link, missing, networks, uplink })
 }
 
 fn bridge(link: &Link) -> Result<&Link> {
@@ -68,84 +111,49 @@ fn missing(asked: &[Cidr], present: &[Cidr]) -> Result<Vec<Cidr>> {
     Ok(missing)
 }
 
-/// What has been done so far, for the way back.
-struct Adding<'a> {
-    name: &'a str,
-    socket: Socket,
-    new: bool,
-    addresses: Vec<(u32, Cidr)>,
-}
-
-impl Adding<'_> {
-    fn act(
-        &mut self,
-        found: Option<Link>,
-        missing: Vec<Cidr>,
-        nft: Option<&Nft>,
-        subnets: &[Cidr],
-        signals: &Signals,
-    ) -> Result<Option<Ruleset>> {
-        let link = match found {
-            Some(link) => link,
-            None => self.make()?,
-        };
-        if !link.up {
-            self.socket.tell(vec![rtnl::set_up(self.name)])?;
+/// Makes or completes a switch; true when it is new.
+pub fn make(machine: &mut Machine, spec: &SwitchSpec, state: &State) -> Result<bool> {
+    let mut new = false;
+    let link = match &state.link {
+        Some(link) => link.clone(),
+        None => {
+            new = make_bridge(machine, spec)?;
+            rtnl::find_link(&mut machine.outside, &spec.name)?.context("it has vanished")?
         }
-        signals.check()?;
-        for cidr in missing {
-            match self.socket.tell(vec![rtnl::new_address(link.index, &cidr)]) {
-                Err(error) if errno(&error) == Some(Errno::EEXIST) => {} // by another add at the same time
-                done => {
-                    done?;
-                    self.addresses.push((link.index, cidr));
-                }
-            }
-        }
-        signals.check()?;
-        // Last, as it is all or nothing by itself.
-        nft.map(|nft| nft.switch_on(self.name, subnets)).transpose()
+    };
+    if !link.up {
+        machine.outside.tell(vec![rtnl::set_up(&spec.name)])?;
     }
-
-    fn make(&mut self) -> Result<Link> {
-        // Locally administered, of one interface.
-        let mut mac = sys::random::<6>().context("cannot make a MAC address")?;
-        mac[0] = mac[0] & 0xfc | 0x02;
-        match self.socket.tell(vec![rtnl::new_bridge(self.name, mac)]) {
+    machine.signals.check()?;
+    for cidr in &state.missing {
+        match machine.outside.tell(vec![rtnl::new_address(link.index, cidr)]) {
             Err(error) if errno(&error) == Some(Errno::EEXIST) => {} // by another add at the same time
             done => {
                 done?;
-                self.new = true;
+                machine.did(Undo::Outside(vec![rtnl::delete_address(link.index, cidr)]));
             }
         }
-        rtnl::find_link(&mut self.socket, self.name)?.context("it has vanished")
     }
-
-    fn undo(&mut self) {
-        if self.new {
-            let _ = self.socket.tell(vec![rtnl::delete_link(self.name)]);
-            return;
-        }
-        for (index, cidr) in self.addresses.drain(..).rev() {
-            let _ = self.socket.tell(vec![rtnl::delete_address(index, &cidr)]);
-        }
+    machine.signals.check()?;
+    if let Some(uplink) = &state.uplink {
+        uplink::act(machine, uplink, &link)?;
     }
+    Ok(new)
 }
 
-/// A firewall that drops by default swallows what ships send, without a word: so one from us.
-fn warn_of_filters(request: &SwitchSpec, ruleset: Option<Ruleset>, new: bool) {
-    let bridged = nat::bridges_are_filtered();
-    if !(request.nat || new && bridged) {
-        return;
-    }
-    let ruleset = ruleset.or_else(|| Nft::find().and_then(|nft| nft.ruleset().ok()));
-    let Some(ruleset) = ruleset else { return };
-    for chain in ruleset.dropping() {
-        let what = if bridged { "between ships and to the outside" } else { "to the outside" };
-        eprintln!(
-            "netns: warning: policy drop of '{chain}' will swallow traffic of '{}' {what}",
-            request.name
-        );
+fn make_bridge(machine: &mut Machine, spec: &SwitchSpec) -> Result<bool> {
+    // Locally administered, of one interface.
+    let mut mac = sys::random::<6>().context("cannot make a MAC address")?;
+    mac[0] = mac[0] & 0xfc | 0x02;
+    match machine.outside.tell(vec![rtnl::new_bridge(&spec.name, mac)]) {
+        Err(error) if errno(&error) == Some(Errno::EEXIST) => Ok(false), // by another add at the same time
+        done => {
+            done?;
+            machine.did(Undo::Device(spec.name.clone()));
+            // Set later and not at birth, so that it stays when ports come (net/bridge, br_change_mtu).
+            machine.outside.tell(spec.mtu.map(|mtu| rtnl::set_mtu(&spec.name, mtu)).into_iter().collect())?;
+            Ok(true)
+        }
     }
 }
 
@@ -153,35 +161,67 @@ fn warn_of_filters(request: &SwitchSpec, ruleset: Option<Ruleset>, new: bool) {
 pub struct Removal {
     pub name: String,
     pub if_unused: bool,
+    pub dry_run: bool,
 }
 
-/// Removes the switch and its NAT; ports that are left end nowhere.
+/// Removes the switch and its NAT; ports that are left end nowhere. What came with an uplink goes back to it.
 pub fn delete(removal: &Removal) -> Result<()> {
     let name = &removal.name;
-    let failed = || format!("cannot delete the switch '{name}'");
-    let mut socket = Socket::open()?;
-    let found = rtnl::find_link(&mut socket, name).with_context(failed)?;
+    remove(removal).with_context(|| format!("cannot delete the switch '{name}'"))
+}
+
+fn remove(removal: &Removal) -> Result<()> {
+    let name = &removal.name;
+    let mut machine = Machine::open()?;
+    let found = rtnl::find_link(&mut machine.outside, name)?;
     let mut ports = Vec::new();
     if let Some(link) = &found {
-        let index = bridge(link).with_context(failed)?.index;
-        ports = rtnl::all_links(&mut socket)?.into_iter().filter(|port| port.master == Some(index)).collect();
+        let index = bridge(link)?.index;
+        ports = rtnl::all_links(&mut machine.outside)?;
+        ports.retain(|port| port.master == Some(index));
     }
+    let uplink = ports.iter().position(uplink::is_one).map(|at| ports.remove(at));
     if removal.if_unused && !ports.is_empty() {
         return Ok(());
     }
+    if removal.dry_run {
+        return print(&found.map_or(String::new(), |_| format!("switch del {name}\n")));
+    }
+    let _lock = machine.lock_host()?;
     let nft = Nft::find();
-    let had_nat = nft.map(|nft| nft.switch_off(name)).transpose().with_context(failed)?.unwrap_or(false);
-    if found.is_none() {
+    let had_nat = nft.map(|nft| nft.switch_off(name)).transpose()?.unwrap_or(false);
+    let Some(link) = found else {
         // Somebody else has removed the bridge; then our rules were what was left to remove.
         return match had_nat || removal.if_unused {
             true => Ok(()),
             false => Err(anyhow!("no switch '{name}'")),
         };
+    };
+    if let Some(nic) = uplink {
+        uplink::give_back(&mut machine, &nic, &link)?;
     }
-    socket.tell(vec![rtnl::delete_link(name)]).with_context(failed)?;
+    machine.outside.tell(vec![rtnl::delete_link(name)])?;
+    machine.keep();
     if !ports.is_empty() {
         let names: Vec<String> = ports.iter().map(label).collect();
         eprintln!("netns: note: '{name}' had ports, now without a switch: {}", names.join(" "));
+    }
+    Ok(())
+}
+
+/// Takes the switch's way to the outside away.
+pub fn nat_off(name: &str, dry_run: bool) -> Result<()> {
+    let failed = || format!("cannot take NAT from '{name}'");
+    let mut machine = Machine::open()?;
+    let _lock = machine.lock_host()?;
+    let Some(nft) = Nft::find() else { return Ok(()) };
+    if dry_run {
+        let there = nft.ruleset().with_context(failed)?.masquerade(name);
+        return print(&if there { format!("nat off {name}\n") } else { String::new() });
+    }
+    let had = nft.stop_masquerade(name).with_context(failed)?;
+    if !had && rtnl::find_link(&mut machine.outside, name)?.is_none() {
+        return Err(anyhow!("no switch '{name}'")).with_context(failed);
     }
     Ok(())
 }
