@@ -83,6 +83,9 @@ fn names_and_numbers_that_mean_nobody_are_refused() {
         }
         maps(option).ended_with(1).said("failed to parse").printed("");
     }
+    if theirs_lacks("unshare", "--map-subids") {
+        return; // other words
+    }
     for option in ["1:2", "0:1:2:3", "a:b:c", "1,2", "1:2:x"] {
         maps(&format!("--map-users {option}")).ended_with(1).said("invalid mapping").printed("");
     }

@@ -112,7 +112,7 @@ pub fn on_fork(error: Error) -> Error {
 
 pub fn on_bind(error: Error, kind: &Kind, file: &Path) -> Error {
     match errno_of(&error) {
-        Some(Errno::EINVAL) if kind.word == "mount" => {
+        Some(Errno::EINVAL) if kind.word == "mount" && on_shared_mount(file) => {
             let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).display();
             hint(
                 error,
@@ -186,6 +186,16 @@ fn number(sysctl: &str) -> Option<u64> {
 fn in_chroot() -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     !mounts.is_empty() && !mounts.lines().any(|line| line.split(' ').nth(4) == Some("/"))
+}
+
+/// Whether the innermost mount that holds `file` is shared, as the optional fields of mountinfo say.
+fn on_shared_mount(file: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let Ok(file) = fs::canonicalize(file) else { return false };
+    let point = |line: &str| line.split(' ').nth(4).map(str::to_owned).unwrap_or_default();
+    let holding = mounts.lines().filter(|line| file.starts_with(point(line)));
+    // Of two on the same place the later one is seen.
+    holding.max_by_key(|line| point(line).len()).is_some_and(|line| line.contains(" shared:"))
 }
 
 /// The kernel's answer somewhere below, in either of the two types that carry it.

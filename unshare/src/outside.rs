@@ -83,15 +83,14 @@ impl Outside {
 
     /// Err is the status to end with.
     pub fn bind(mut self) -> std::result::Result<(), i32> {
-        self.ask(b'b')?;
-        self.wait().map(drop)
+        self.ask(b'b').map(|()| self.dismiss())
     }
 
-    /// Collects it, when there is nothing more to ask.
+    /// Lets it go, when there is nothing more to ask: it ends at the end of the line.
     pub fn dismiss(self) {
         let Outside { pid, line } = self;
         drop(line);
-        let _ = sys::wait(pid, WaitPidFlag::empty());
+        wait(pid);
     }
 
     fn ask(&mut self, what: u8) -> std::result::Result<(), i32> {
@@ -99,19 +98,18 @@ impl Outside {
         if done {
             return Ok(());
         }
-        Err(match self.wait()? {
-            0 => 1, // it cannot be: it answers before it ends
-            status => status,
-        })
+        // It answers before it ends well.
+        Err(wait(self.pid).max(1))
     }
+}
 
-    fn wait(&self) -> std::result::Result<i32, i32> {
-        loop {
-            match sys::wait(self.pid, WaitPidFlag::empty()) {
-                Ok(Waited::Ended(_, end)) => return Ok(shell_status(end)),
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => return Err(1),
-            }
+/// Its status, when it has ended.
+fn wait(pid: Pid) -> i32 {
+    loop {
+        match sys::wait(pid, WaitPidFlag::empty()) {
+            Ok(Waited::Ended(_, end)) => return shell_status(end),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return 1,
         }
     }
 }
