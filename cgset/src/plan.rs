@@ -109,9 +109,6 @@ pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
             bail!("there is no group '{}' to put '{}' below", above.0, request.group.0);
         }
     }
-    if request.leaf {
-        leaf(&mut plan, layout)?;
-    }
     // Time used is counted by a tree of its own on v1.
     let counted = |h: &Hierarchy| request.wants_time() && h.has("cpuacct");
     let needed = |h: &Hierarchy| words.iter().any(|w| h.takes(w)) || counted(h);
@@ -121,6 +118,9 @@ pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
         let exists = existing.iter().any(|p| p.hierarchy == *hierarchy);
         if exists || needed(hierarchy) || hierarchy == layout.tracker() {
             let place = Place::new(layout, hierarchy, parent, &request.group)?;
+            if request.leaf && hierarchy.v2 {
+                leaf(&mut plan, hierarchy, &layout.own(hierarchy)?);
+            }
             let marked = plan.fresh && request.runs() && !request.keep;
             make_levels(&mut plan, &place, &words, marked);
             plan.places.push(place);
@@ -185,23 +185,21 @@ fn notes(layout: &Layout, words: &[&Word]) -> Vec<String> {
     swappiness.filter(on_v2).map(|_| text.to_owned()).into_iter().collect()
 }
 
-/// The processes of our own v2 group go to a leaf of it, so that it can hand controllers down.
-fn leaf(plan: &mut Plan, layout: &Layout) -> Result<()> {
-    for hierarchy in layout.ours().filter(|h| h.v2) {
-        let own = hierarchy.mount.join(layout.own(hierarchy)?);
-        let inside = group::members(&own);
-        let leaf = own.join(LEAF);
-        if inside.is_empty() {
-            continue;
-        }
-        if !leaf.is_dir() {
-            plan.steps.push(Step::MakeDir(leaf.clone()));
-        }
-        let (file, back) = (leaf.join("cgroup.procs"), own.join("cgroup.procs"));
-        let into = |pid| Step::Move { pid, file: file.clone(), back: Some(back.clone()) };
-        plan.steps.extend(inside.into_iter().map(into));
+/// The processes of our own v2 group go to a leaf of it, so that it can hand controllers down. The root may
+/// hold processes all the same.
+fn leaf(plan: &mut Plan, hierarchy: &Hierarchy, own: &Path) {
+    let dir = hierarchy.mount.join(own);
+    let inside = group::members(&dir);
+    if own.as_os_str().is_empty() || inside.is_empty() {
+        return;
     }
-    Ok(())
+    let leaf = dir.join(LEAF);
+    if !leaf.is_dir() {
+        plan.steps.push(Step::MakeDir(leaf.clone()));
+    }
+    let (file, back) = (leaf.join("cgroup.procs"), dir.join("cgroup.procs"));
+    let into = |pid| Step::Move { pid, file: file.clone(), back: Some(back.clone()) };
+    plan.steps.extend(inside.into_iter().map(into));
 }
 
 /// The directories down to the group, and on v2 the controllers handed down at each level. One controller a

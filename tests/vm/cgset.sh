@@ -276,7 +276,10 @@ main() {
 	promise 'controllers are handed down where needed' controllers_are_handed_down_as_needed
 	promise 'a limit below what is used is refused' a_limit_below_use_is_refused
 	promise 'what a killed run left is cleared by the next' a_killed_run_is_cleared_by_the_next
+	more_promises
 	return "$broken"
 }
 
+# shellcheck source=tests/vm/cgset.verbs
+. "$REPO/tests/vm/cgset.verbs"
 main

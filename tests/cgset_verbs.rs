@@ -1,0 +1,315 @@
+//! cgset's verbs on groups of the machine's own trees: freeze, kill, wait, list, measure, report, give away.
+
+mod cgset_bed;
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+
+use cgset_bed::Group;
+use common::{eventually, finish, run, tool};
+
+const HOG: &str = "dd if=/dev/zero of=/dev/null bs=90M count=1 status=none";
+
+/// A tool in the background.
+fn spawn(arguments: &[&str]) -> Child {
+    let mut command = Command::new(tool("cgset"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("cgset starts")
+}
+
+fn scratch(stem: &str) -> std::path::PathBuf {
+    std::env::temp_dir().join(common::unique(stem))
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_frozen_group_stands_still_until_thawed() {
+    let group = Group::new("freeze");
+    let file = scratch("count");
+    let count = || fs::metadata(&file).map_or(0, |meta| meta.len());
+    let shell = format!("echo ready; exec >/dev/null; while :; do echo >>{}; done", file.display());
+    let run_of_it = group.start(&[], &shell);
+    eventually("it counts", || count() > 10);
+    run("cgset", &["--freeze", &group.0]).ended_with(0);
+    let (first, shown) = (count(), run("cgset", &["--show", &group.0]).ended_with(0).out);
+    let second = count();
+    assert!(shown.contains("frozen=1\n"), "{shown}");
+    run("cgset", &["--thaw", &group.0]).ended_with(0);
+    eventually("it goes on", || count() > second);
+    // Frozen again, and killed as it is; the run that belongs to the group ends with it.
+    run("cgset", &["--freeze", &group.0]).ended_with(0);
+    run("cgset", &["--kill", &group.0]).ended_with(0);
+    assert_eq!((run_of_it.end(), first), (137, second));
+    group.gone();
+    fs::remove_file(file).unwrap();
+    for verb in ["--freeze", "--thaw", "--kill", "--wait-oom"] {
+        run("cgset", &[verb, &group.0]).ended_with(1).said("there is no group");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn nobody_freezes_or_kills_himself() {
+    let group = Group::new("himself");
+    let me = tool("cgset");
+    for verb in ["--freeze", "--kill"] {
+        let ended = group.cgset(&["--", me.to_str().expect("a path"), verb, &group.0]).ended_with(1);
+        ended.said("cgset itself").said("hint: call it from outside");
+    }
+    group.gone();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_thawed_group_below_a_frozen_one_is_told() {
+    let top = Group::new("above");
+    let inner = Group(format!("{}/inner", top.0));
+    inner.cgset(&[]).ended_with(0);
+    run("cgset", &["--freeze", &top.0, &inner.0]).ended_with(0);
+    run("cgset", &["--thaw", &inner.0]).ended_with(1).said("stays frozen, as the group above it is");
+    run("cgset", &["--thaw", &top.0, &inner.0]).ended_with(0);
+    run("cgset", &["--remove", &top.0]).ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn kill_ends_a_forking_group_and_leaves_its_limits() {
+    let group = Group::new("killed");
+    group.cgset(&["procs=30"]).ended_with(0);
+    let script = scratch("bomb");
+    fs::write(&script, "#!/bin/sh\n\"$0\" & \"$0\" & exit\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let bomb = format!("echo ready; exec >/dev/null 2>&1; {} ; sleep 600", script.display());
+    let run_of_it = group.start(&[], &bomb);
+    eventually("it forks", || group.pids().len() > 3);
+    run("cgset", &["--kill", &group.0]).ended_with(0);
+    assert_eq!((group.pids(), run_of_it.end()), (vec![], 137));
+    assert_eq!(group.file(&["pids.max"]), "30");
+    run("cgset", &["--remove", &group.0]).ended_with(0);
+    group.gone();
+    fs::remove_file(script).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_kill_for_memory_is_waited_for() {
+    let group = Group::new("wait");
+    group.cgset(&["mem=40M", "swap=0?"]).ended_with(0);
+    // Nobody inside: nothing to wait for.
+    run("cgset", &["--wait-oom", &group.0]).ended_with(0);
+    let stays = group.start(&[], "echo ready; exec sleep 600");
+    for (options, status) in [(&["--wait-oom"][..], 3), (&["--wait-oom", "--oom-exit", "9"], 9)] {
+        let mut waiting = spawn(&[options, &[&group.0]].concat());
+        let mut kills = 0;
+        // The first may come before it looks.
+        while waiting.try_wait().expect("our child").is_none() {
+            group.cgset(&["--", "sh", "-c", &format!("{HOG} 2>/dev/null; exit 0")]).ended_with(0);
+            kills += 1;
+            assert!(kills < 500, "never told");
+        }
+        let ended = waiting.wait_with_output().expect("our child");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(status), "{said}");
+        assert!(said.starts_with(&format!("cgset: {}: out of memory: limit 40M, peak ", group.0)), "{said}");
+    }
+    let waiting = spawn(&["--wait-oom", &group.0]);
+    run("cgset", &["--kill", &group.0]).ended_with(0);
+    let ended = waiting.wait_with_output().expect("our child");
+    assert_eq!((ended.status.code(), stays.end()), (Some(0), 137));
+    run("cgset", &["--remove", &group.0]).ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn oomgroup_ends_all_that_runs_inside() {
+    let group = Group::new("unit");
+    let command = format!("{HOG}; sleep 600");
+    let ended = group.cgset(&["oomgroup=1", "mem=40M", "swap=0?", "--", "sh", "-c", &command]);
+    ended.ended_with(137).said("out of memory");
+    group.gone();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_run_is_reported_and_its_kill_has_a_status() {
+    let group = Group::new("report");
+    let file = scratch("report");
+    let path = file.to_str().expect("a path");
+    // Longer than what comes: nothing of it stays.
+    fs::write(&file, "x".repeat(5000)).unwrap();
+    let busy = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; exit 4";
+    group.cgset(&["--report", path, "mem=60M", "procs=9", "--", "sh", "-c", busy]).ended_with(4);
+    let text = fs::read_to_string(&file).unwrap();
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {key} in {text}")).to_owned()
+    };
+    assert_eq!([value("group"), value("status"), value("signal")], [group.0.clone(), "4".into(), "0".into()]);
+    assert_eq!([value("oom_kills"), value("limit")], ["0", "62914560"]);
+    for key in ["cpu_usec", "wall_usec", "peak", "procs_peak"] {
+        assert!(value(key).parse::<u64>().is_ok_and(|n| n > 0), "{text}");
+    }
+    assert_eq!(text.lines().count(), 10);
+    group.gone();
+
+    let words = ["--json", "--report", path, "--oom-exit", "99", "mem=40M", "swap=0?", "--"];
+    let hidden = format!("{HOG} 2>/dev/null; exit 0");
+    group.cgset(&[&words[..], &["sh", "-c", &hidden]].concat()).ended_with(99);
+    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).expect("JSON");
+    assert_eq!(
+        (&json["status"], &json["oom_kills"], &json["limit"]),
+        (&0.into(), &1.into(), &41_943_040.into())
+    );
+    // Without a kill it is the command's own.
+    group.cgset(&["--oom-exit", "99", "mem=40M", "--", "sh", "-c", "kill -TERM $$"]).ended_with(143);
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_command_that_cannot_be_executed_leaves_all_as_it_was() {
+    let group = Group::new("noexec");
+    group.cgset(&["mem=50M", "procs=20"]).ended_with(0);
+    for (command, status) in [("/no/such", 127), ("/etc/passwd", 126)] {
+        group.cgset(&["mem=70M", "procs=30", "cpu=1", "--", command]).ended_with(status);
+        assert_eq!((group.limit(), group.file(&["pids.max"])), ((50 << 20).to_string(), "20".into()));
+    }
+    run("cgset", &["--remove", &group.0]).ended_with(0);
+    let far = Group(format!("{}/a/b", group.0));
+    far.cgset(&["mem=50M", "--", "/no/such"]).ended_with(127);
+    group.gone();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn levels_that_a_killed_run_made_go_with_the_next() {
+    let top = Group::new("levels9");
+    let [a, b] = ["a", "b"].map(|name| Group(format!("{}/level/{name}", top.0)));
+    let killed = || {
+        let run_of_it = a.start(&["mem=50M"], "echo ready; exec sleep 600");
+        run_of_it.signal("KILL");
+        run_of_it.end();
+    };
+    killed();
+    // Another group below the same level: the level stays while the killed one's group is there.
+    b.cgset(&["--", "true"]).ended_with(0);
+    a.cgset(&["--", "true"]).ended_with(0);
+    top.gone();
+    killed();
+    run("cgset", &["--remove", &a.0]).ended_with(0);
+    top.gone();
+    // Somebody has set a limit there meanwhile: it is theirs.
+    let me = tool("cgset");
+    a.cgset(&["--", me.to_str().expect("a path"), &top.0, "procs=77"]).ended_with(0);
+    assert_eq!(top.file(&["pids.max"]), "77");
+    run("cgset", &["--remove", &top.0]).ended_with(0);
+    top.gone();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_thousand_runs_leave_the_tree_as_it_was() {
+    let group = Group::new("thousand");
+    for _ in 0..1000 {
+        let mut child = Command::new(tool("cgset"));
+        child.args([&group.0, "mem=50M", "procs=9", "--", "true"]).stdin(Stdio::null());
+        assert!(child.status().expect("cgset starts").success());
+    }
+    group.gone();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_user_is_given_a_group_and_no_more() {
+    let group = Group::new("own");
+    // Where the user can reach it.
+    let dir = scratch("bin");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    let cgset = dir.join("cgset");
+    fs::copy(tool("cgset"), &cgset).unwrap();
+    let inner = "cgset=$1; \"$cgset\" --parent . --leaf sub mem=30M procs=5 -- cat /proc/self/cgroup || exit; \
+                 ! \"$cgset\" --parent . ../x 2>/dev/null; ! \"$cgset\" escaped mem=1M 2>/dev/null; \
+                 ! echo max >\"$2\" 2>/dev/null";
+    let limit = |group: &Group| group.dirs().into_iter().map(|d| d.join("pids.max")).find(|f| f.exists());
+    group.cgset(&["--own", "1234:5678", "mem=90M", "procs=50"]).ended_with(0);
+    let file = limit(&group).expect("a pids.max");
+    let shell = ["setpriv", "--reuid", "1234", "--regid", "5678", "--clear-groups", "sh", "-c", inner, "sh"];
+    let mut words = vec!["--"];
+    words.extend(shell);
+    words.extend([cgset.to_str().expect("a path"), file.to_str().expect("a path")]);
+    let seen = group.cgset(&words).ended_with(0).out;
+    assert!(seen.lines().any(|line| line.ends_with(&format!(":/{}/sub", group.0))), "{seen}");
+    assert_eq!(fs::read_to_string(file).unwrap(), "50\n");
+    run("cgset", &["--remove", &group.0]).ended_with(0);
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn processes_come_from_standard_input() {
+    let group = Group::new("stdin");
+    let mut others: Vec<Child> =
+        (0..2).map(|_| Command::new("sleep").arg("600").spawn().expect("sleep starts")).collect();
+    let pids: Vec<String> = others.iter().map(|child| child.id().to_string()).collect();
+    let attach = |input: &str| {
+        let mut command = Command::new(tool("cgset"));
+        command.args([&group.0, "--pid", "-"]);
+        finish(command, input)
+    };
+    let moved = attach(&pids.join("\n"));
+    let inside = group.pids();
+    let odd = attach("12 x");
+    run("cgset", &["--kill", &group.0]).ended_with(0);
+    run("cgset", &["--remove", &group.0]).ended_with(0);
+    others.iter_mut().for_each(|child| drop(child.wait()));
+    moved.ended_with(0);
+    odd.ended_with(2).said("'x' is not a process number");
+    let mut want = pids.clone();
+    want.sort();
+    assert_eq!(inside, want);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn groups_are_listed_as_a_tree() {
+    let group = Group::new("list");
+    let inner = Group(format!("{}/inner", group.0));
+    let run_of_it = inner.start(&[], "echo ready; exec sleep 600");
+    let mut ascii = Command::new(tool("cgset"));
+    ascii.args(["--list", &group.0]).env("LC_ALL", "C");
+    let listed = finish(ascii, "").ended_with(0).out;
+    let json = run("cgset", &["--list", "--json", &group.0]).ended_with(0).out;
+    let whole = run("cgset", &["--list"]).ended_with(0).out;
+    let pid = inner.pids().remove(0);
+    run("cgset", &["--remove", &group.0]).ended_with(0);
+    run_of_it.end();
+    assert_eq!(listed, format!("{}\n`-inner\n  `-{pid} sleep 600\n", group.0));
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let inside = &json["groups"][0]["pids"][0];
+    assert_eq!(
+        (&inside["pid"], &inside["command"]),
+        (&pid.parse::<i32>().unwrap().into(), &"sleep 600".into())
+    );
+    assert!(whole.starts_with("/\n") && whole.contains(&group.0), "{whole}");
+    run("cgset", &["--list", &group.0]).ended_with(1).said("there is no group");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn what_groups_use_is_measured() {
+    let group = Group::new("top");
+    let run_of_it = group.start(&["mem=60M"], "echo ready; while :; do :; done");
+    let records = run("cgset", &["--top", "-n", "2", "-d", "0.1", &group.0]).ended_with(0).out;
+    let json = run("cgset", &["--top", "--json", "-d", "0.05", &group.0]).ended_with(0).out;
+    run("cgset", &["--remove", &group.0]).ended_with(0);
+    run_of_it.end();
+    let lines: Vec<&str> = records.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines.len(), 2, "{records}");
+    let end = format!(" group={}", group.0);
+    assert!(lines.iter().all(|line| line.starts_with("procs=1 cpu=") && line.ends_with(&end)), "{records}");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert!(json[0]["mem"].as_u64().is_some_and(|bytes| bytes > 0), "{json}");
+}
