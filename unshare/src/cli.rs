@@ -9,6 +9,7 @@ use nix::mount::MsFlags;
 use nix::sys::signal::SigSet;
 use unshare::caps::Caps;
 use unshare::fail::text;
+use unshare::limits::Limit;
 use unshare::ns::{self, Kind};
 use unshare::options::{Arg::*, Parser, unexpected};
 use unshare::seccomp::Profile;
@@ -16,7 +17,6 @@ use unshare::signals;
 
 use crate::help::NAMES;
 use crate::ids::{self, Block, Single};
-use crate::limits::Limit;
 
 pub enum Request {
     Help,

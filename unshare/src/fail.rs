@@ -51,7 +51,7 @@ pub fn hint(error: Error, hint: impl Into<String>) -> Error {
 }
 
 /// The cause of type `T`, be it below a hint.
-fn find<T: std::error::Error + 'static>(error: &Error) -> Option<&T> {
+pub fn find<T: std::error::Error + 'static>(error: &Error) -> Option<&T> {
     error.chain().find_map(|cause| match cause.downcast_ref::<Hinted>() {
         Some(hinted) => find(&hinted.error),
         None => cause.downcast_ref(),

@@ -14,7 +14,7 @@ use crate::fail::{self, Usage};
 use crate::rooted;
 
 /// One line, ready for mount(2).
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     pub source: OsString,
     pub target: PathBuf,
@@ -126,7 +126,33 @@ pub fn parse(line: &[u8]) -> Result<Option<Line>> {
     if kind == "swap" {
         return Ok(None);
     }
-    let target = PathBuf::from(target);
+    make(source, target.into(), kind, &options).map(Some)
+}
+
+/// The line that SOURCE:TARGET[:OPTIONS] stands for: a recursive bind mount. A colon of a name is written \:
+pub fn bind(word: &OsStr) -> Result<Line> {
+    let mut fields = vec![Vec::new()];
+    let mut bytes = word.as_bytes().iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b':' => fields.push(Vec::new()),
+            b'\\' if bytes.peek() == Some(&b':') => {
+                fields.last_mut().expect("never empty").extend(bytes.next())
+            }
+            _ => fields.last_mut().expect("never empty").push(byte),
+        }
+    }
+    let mut fields = fields.into_iter().map(OsString::from_vec);
+    let (source, target, options) = (fields.next(), fields.next(), fields.next().unwrap_or_default());
+    let (Some(source), Some(target), None) = (source.filter(|s| !s.is_empty()), target, fields.next()) else {
+        bail!(Usage(format!("not SOURCE:TARGET[:OPTIONS]: '{}'", word.to_string_lossy())));
+    };
+    let mut options_of_bind = OsString::from("rbind,");
+    options_of_bind.push(options);
+    make(source, target.into(), "none".into(), &options_of_bind)
+}
+
+fn make(source: OsString, target: PathBuf, kind: OsString, options: &OsStr) -> Result<Line> {
     if !target.is_absolute() {
         bail!(Usage(format!("the target '{}' does not begin with a slash", target.display())));
     }
@@ -148,7 +174,7 @@ pub fn parse(line: &[u8]) -> Result<Option<Line>> {
         let word = line.data.to_string_lossy();
         bail!(Usage(format!("a bind mount takes no option '{word}'")));
     }
-    Ok(Some(line))
+    Ok(line)
 }
 
 fn option(line: &mut Line, word: &OsStr) -> Result<()> {
@@ -224,6 +250,24 @@ mod tests {
     fn what_the_kernel_does_not_know_goes_to_the_file_system() {
         let line = one("tmpfs /run tmpfs nosuid,size=10m,mode=755,x-mount.mkdir,x-other=1,defaults");
         assert_eq!((line.data, line.mkdir), ("size=10m,mode=755".into(), true));
+    }
+
+    #[test]
+    fn a_bind_is_written_with_colons() {
+        let line = bind("/a:/b:ro".as_ref()).unwrap();
+        assert_eq!((line.source, line.target), ("/a".into(), "/b".into()));
+        assert_eq!((line.bind, line.flags), (Some(Bind::Recursive), MsFlags::MS_RDONLY));
+        let line = bind(r"/a\:1:/b\:2".as_ref()).unwrap();
+        assert_eq!((line.source, line.target), ("/a:1".into(), "/b:2".into()));
+        for (word, why) in [
+            ("/a", "SOURCE"),
+            (":/b", "SOURCE"),
+            ("/a:b", "slash"),
+            ("/a:/b:ro:x", "SOURCE"),
+            ("/a:/b:size=1", "no option"),
+        ] {
+            assert!(bind(word.as_ref()).unwrap_err().to_string().contains(why), "{word}");
+        }
     }
 
     #[test]

@@ -8,6 +8,9 @@ pub mod child;
 pub mod exec;
 pub mod fail;
 pub mod fstab;
+#[cfg(test)]
+mod fuzz;
+pub mod limits;
 pub mod ns;
 pub mod options;
 pub mod passwd;

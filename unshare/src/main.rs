@@ -14,7 +14,6 @@ mod help;
 mod hints;
 mod ids;
 mod init;
-mod limits;
 mod lookup;
 mod mounts;
 mod outside;

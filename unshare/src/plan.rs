@@ -15,13 +15,13 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
 use unshare::caps::Caps;
 use unshare::fail::{Usage, hint};
+use unshare::limits::Limit;
 use unshare::ns::{self, Kind};
 use unshare::seccomp::Profile;
 use unshare::signals;
 
 use crate::cli::{Options, Propagation, Setgroups};
 use crate::ids::{Block, Single};
-use crate::limits::Limit;
 
 #[derive(Debug)]
 pub struct Plan {

@@ -193,7 +193,16 @@ pub fn exists(path: &str) -> bool {
 
 /// open_tree(2): a detached copy of the mounts at `fd` and below.
 pub fn open_tree_clone(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE;
+    open_tree(fd, AT_RECURSIVE)
+}
+
+/// open_tree(2): a detached copy of the mount at `fd` alone.
+pub fn open_tree_clone_one(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    open_tree(fd, 0)
+}
+
+fn open_tree(fd: BorrowedFd<'_>, recursive: libc::c_uint) -> Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | recursive;
     // SAFETY: an empty C string and a descriptor that is open.
     let got = unsafe { libc::syscall(libc::SYS_open_tree, fd.as_raw_fd(), c"".as_ptr(), flags) };
     let fd = Errno::result(got)? as i32;
@@ -215,18 +224,27 @@ pub fn move_mount(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
 
 /// mount_setattr(2) on a mount and all below it: adds the attributes MOUNT_ATTR_*.
 pub fn mount_setattr_all(fd: BorrowedFd<'_>, set: u64) -> Result<()> {
-    #[repr(C)]
-    struct MountAttr {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
-    let attributes = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
+    mount_setattr(fd, &MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 })
+}
+
+/// mount_setattr(2): as above, and no mount event comes in or goes out any more.
+pub fn mount_setattr_private(fd: BorrowedFd<'_>, set: u64) -> Result<()> {
+    mount_setattr(fd, &MountAttr { set, clear: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 })
+}
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+fn mount_setattr(fd: BorrowedFd<'_>, attributes: &MountAttr) -> Result<()> {
     let (flags, size) = (AT_EMPTY_PATH | AT_RECURSIVE, mem::size_of::<MountAttr>());
     let (fd, empty) = (fd.as_raw_fd(), c"".as_ptr());
     // SAFETY: the structure has the layout and size that the call is told (linux/mount.h).
-    let got = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, &attributes, size) };
+    let got = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, empty, flags, attributes, size) };
     Errno::result(got).map(drop)
 }
 
