@@ -11,8 +11,11 @@ use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use unshare::caps::Caps;
 use unshare::fail::{Usage, text};
+use unshare::fstab::{self, Line};
+use unshare::limits::Limit;
 use unshare::ns::{self, KINDS, Kind};
 use unshare::options::{Names, Parser, unexpected};
+use unshare::seccomp::Profile;
 use unshare::signals;
 
 pub const HELP: &str = "\
@@ -36,6 +39,11 @@ Namespaces, of the target or named by FILE, which may be :NSID:
   -C, --cgroup[=FILE]        cgroup namespace
   -T, --time[=FILE]          time namespace
 
+Mounts in the target's root, before PROGRAM runs; without PROGRAM, that is all:
+      --bind SRC:DST[:ro]    a directory or file of the caller's; repeatable
+      --fstab FILE           what FILE says
+      --fstab-line LINE      one line of that kind; repeatable
+
 The process:
   -r, --root[=DIR]           change the root directory: the target's, or DIR
   -w, --wd[=DIR]             change directory: the target's, or DIR (both DIRs
@@ -47,8 +55,11 @@ The process:
   -G, --setgid GID|follow    set the group id (default 0 with -U), drop
                              supplementary groups
       --preserve-credentials with -U leave user and group ids alone
+      --keep-caps            with -U keep the capabilities as another user, too
       --caps LIST|target     keep these capabilities alone: names with commas,
                              'all', 'none', 'default', or what the target has
+      --seccomp default|none|FILE  refuse system calls, as unshare does
+      --rlimit NAME=SOFT:HARD  set a limit, as prlimit names it; repeatable
   -Z, --follow-context       run with the target's SELinux context
       --close-fds            close all inherited descriptors above 2
       --pty                  a terminal of its own for the program
@@ -88,7 +99,18 @@ const NAMES: Names = Names {
         "user-parent",
         "follow-context",
     ],
-    ours: &["caps=", "close-fds", "pty", "kill-child[=]", "forward-signals[=]"],
+    ours: &[
+        "bind=",
+        "fstab=",
+        "fstab-line=",
+        "caps=",
+        "seccomp=",
+        "rlimit=",
+        "close-fds",
+        "pty",
+        "kill-child[=]",
+        "forward-signals[=]",
+    ],
 };
 
 pub enum Request {
@@ -106,6 +128,7 @@ pub struct Options {
     pub kinds: Vec<(CloneFlags, Source)>,
     pub net_socket: Option<i32>,
     pub user_parent: bool,
+    pub mounts: Vec<Mount>,
     pub root: Option<Place>,
     pub wd: Option<Place>,
     pub wdns: Option<PathBuf>,
@@ -114,7 +137,10 @@ pub struct Options {
     pub setuid: Option<Id>,
     pub setgid: Option<Id>,
     pub preserve_credentials: bool,
+    pub keep_caps: bool,
     pub caps: Option<KeepCaps>,
+    pub seccomp: Option<Profile>,
+    pub rlimits: Vec<Limit>,
     pub follow_context: bool,
     pub close_fds: bool,
     pub pty: bool,
@@ -122,6 +148,13 @@ pub struct Options {
     pub kill_child: Option<i32>,
     pub forward: SigSet,
     pub argv: Vec<OsString>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mount {
+    Line(Line),
+    /// An fstab.
+    File(PathBuf),
 }
 
 /// Which namespace of a kind.
@@ -169,6 +202,12 @@ pub fn parse(words: lexopt::Parser) -> Result<Request> {
             Short('S') | Long("setuid") => o.setuid = Some(id("uid", parser.value()?)?),
             Short('G') | Long("setgid") => o.setgid = Some(id("gid", parser.value()?)?),
             Long("preserve-credentials") => o.preserve_credentials = true,
+            Long("bind") => o.mounts.push(Mount::Line(fstab::bind(&parser.value()?)?)),
+            Long("fstab") => o.mounts.push(Mount::File(parser.value()?.into())),
+            Long("fstab-line") => o.mounts.push(Mount::Line(fstab_line(parser.value()?)?)),
+            Long("seccomp") => o.seccomp = Some(Profile::parse(parser.value()?)),
+            Long("rlimit") => o.rlimits.push(Limit::parse(&text(parser.value()?)?)?),
+            Long("keep-caps") => o.keep_caps = true,
             Long("caps") => o.caps = Some(keep_caps(parser.value()?)?),
             Short('Z') | Long("follow-context") => o.follow_context = true,
             Long("close-fds") => o.close_fds = true,
@@ -191,6 +230,10 @@ pub fn parse(words: lexopt::Parser) -> Result<Request> {
             }
             other => return Err(unexpected(other)),
         }
+    }
+    let mount = ns::by_word("mount").expect("the table has it").flag;
+    if !o.mounts.is_empty() && !o.all && !o.kinds.iter().any(|(flag, _)| *flag == mount) {
+        o.kinds.push((mount, Source::Target));
     }
     check(&o)?;
     Ok(Request::Run(Box::new(o)))
@@ -235,6 +278,7 @@ impl Options {
             kinds: Vec::new(),
             net_socket: None,
             user_parent: false,
+            mounts: Vec::new(),
             root: None,
             wd: None,
             wdns: None,
@@ -243,7 +287,10 @@ impl Options {
             setuid: None,
             setgid: None,
             preserve_credentials: false,
+            keep_caps: false,
             caps: None,
+            seccomp: None,
+            rlimits: Vec::new(),
             follow_context: false,
             close_fds: false,
             pty: false,
@@ -299,6 +346,11 @@ fn target(o: &mut Options, value: OsString) -> Result<()> {
     o.target = Some(Pid::from_raw(number));
     o.inode = inode.map(|digits| digits.parse().ok().filter(|n| *n > 0).ok_or_else(wrong)).transpose()?;
     Ok(())
+}
+
+fn fstab_line(value: OsString) -> Result<Line> {
+    let line = fstab::parse(value.as_bytes())?;
+    line.ok_or_else(|| Usage(format!("nothing to mount in '{}'", value.to_string_lossy())).into())
 }
 
 fn descriptor(value: OsString) -> Result<i32> {

@@ -5,18 +5,19 @@
 //! closed, and the process is made undumpable, which hides its /proc/PID links and our binary from all but
 //! CAP_SYS_PTRACE (CVE-2016-9962, CVE-2019-5736). The program itself is dumpable again, by its exec.
 
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
-use nix::unistd::{ForkResult, Gid, Uid, chdir, chroot, dup2_stderr, fchdir, setgid, setgroups, setuid};
+use nix::unistd::{ForkResult, chdir, chroot, dup2_stderr, fchdir, setgroups};
 use unshare::child::{DeathTie, Held, Wait, end_as};
-use unshare::{caps, exec, fail, sys};
+use unshare::ns::Kind;
+use unshare::{exec, fail, sys};
 
 use crate::cgroup::Groups;
+use crate::credentials;
 use crate::namespaces::Namespaces;
 use crate::pty;
 use crate::target::Target;
@@ -30,69 +31,84 @@ pub fn run(mut target: Target) -> Result<()> {
 }
 
 /// `terminal` is there when standard input is a terminal of the program's own; it may hold a tie to the relay.
-fn go(target: Target, terminal: Option<Option<DeathTie>>) -> Result<()> {
+fn go(mut target: Target, terminal: Option<Option<DeathTie>>) -> Result<()> {
     // Entering a user namespace may leave us without the right to this: then the result below counts.
     let groups_dropped = target.setgid.is_some() && setgroups(&[]).is_ok();
-    enter(&target.namespaces)?;
+    credentials::raise(&target)?;
+    enter(&target.namespaces, ALL, With::User)?;
     change_directories(&target)?;
-    let Target { namespaces, root, wd, groups, .. } = target;
-    drop((namespaces, root, wd));
+    target.close();
     // Before the fork: who looks at the child, and may, finds no more power in it than the program will have.
-    set_ids(target.setuid, target.setgid, groups_dropped)?;
-    if let Some((keep, no_new_privs)) = target.caps {
-        caps::reduce(keep).context("cannot reduce the capabilities")?;
-        if no_new_privs {
-            sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context("cannot set no_new_privs")?;
-        }
-    }
+    credentials::reduce(&target, groups_dropped)?;
     let own_terminal = terminal.is_some();
+    let no_new_privs = target.caps.is_some_and(|(_, no_new_privs)| no_new_privs);
     if let Some(Some(tie)) = terminal {
         tie.bind()?; // after the last change of credentials, which would undo it
     }
     if target.fork {
         sys::prctl(libc::PR_SET_DUMPABLE, 0).context("cannot become undumpable")?;
-        fork(target.kill_child, target.forward, groups)?;
-    } else if let Some(groups) = groups {
+        fork(target.kill_child, target.forward, target.groups)?;
+    } else if let Some(groups) = target.groups {
         groups.join()?;
     }
     if own_terminal {
         pty::take()?;
     }
-    if let Some(context) = target.context {
-        fs::write("/proc/thread-self/attr/exec", context).context("failed to set exec context")?;
+    if let (Some(filter), true) = (&target.seccomp, no_new_privs) {
+        filter.load().context("cannot restrict the system calls")?;
     }
     Err(exec::exec_in(&target.argv, target.environment))
 }
 
-/// In two rounds. Root that enters a container of somebody else must join the user namespace last, while
-/// it may still do all; a user who enters his own must join it first, to be allowed anything. So the first
-/// round leaves the user namespace out and forgives; the second does what is left.
-fn enter(namespaces: &Namespaces) -> Result<()> {
+/// Kinds that nix has no name for, too.
+pub const ALL: CloneFlags = CloneFlags::from_bits_retain(!0);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum With {
+    User,
+    /// The user namespace only where the others cannot be entered without it.
+    UserIfNeeded,
+}
+
+/// Enters those that are `wanted`, in two rounds. Root that enters a container of somebody else must join the
+/// user namespace last, while it may still do all; a user who enters his own must join it first, to be allowed
+/// anything. So the first round leaves the user namespace out and forgives; the second does what is left.
+pub fn enter(namespaces: &Namespaces, wanted: CloneFlags, with: With) -> Result<()> {
     let user = CloneFlags::CLONE_NEWUSER;
-    let mut entered = CloneFlags::empty();
-    for last in [false, true] {
-        if let Some((pidfd, mask)) = &namespaces.of_pidfd {
-            let wanted = if last { *mask - entered } else { *mask - user };
-            match join_pidfd(pidfd.as_fd(), wanted) {
-                Ok(()) => entered |= wanted,
-                Err(_) if !last && mask.contains(user) => {}
-                Err(errno) => {
-                    return Err(hint(errno)).context("reassociate to namespaces failed");
-                }
-            }
+    let mut left = namespaces.mask() & wanted;
+    join(namespaces, &mut left, user, &mut |_, _| Ok(()))?;
+    if with == With::UserIfNeeded && (left - user).is_empty() {
+        return Ok(());
+    }
+    join(namespaces, &mut left, CloneFlags::empty(), &mut |errno, kind| {
+        Err(hint(errno)).with_context(|| match kind {
+            Some(kind) => format!("reassociate to namespace '{}' failed", kind.file),
+            None => "reassociate to namespaces failed".into(),
+        })
+    })
+}
+
+/// One round: what is `left` but not `later`.
+fn join(
+    namespaces: &Namespaces,
+    left: &mut CloneFlags,
+    later: CloneFlags,
+    failed: &mut dyn FnMut(Errno, Option<&Kind>) -> Result<()>,
+) -> Result<()> {
+    if let Some((pidfd, mask)) = &namespaces.of_pidfd {
+        let now = (*mask & *left) - later;
+        match join_pidfd(pidfd.as_fd(), now) {
+            Ok(()) => *left -= now,
+            Err(errno) => failed(errno, None)?,
         }
-        for (fd, kind) in &namespaces.of_files {
-            if entered.contains(kind.flag) || (!last && kind.flag == user) {
-                continue;
-            }
-            match sys::setns(fd.as_fd(), kind.flag) {
-                Ok(()) => entered |= kind.flag,
-                Err(_) if !last => {}
-                Err(errno) => {
-                    return Err(hint(errno))
-                        .with_context(|| format!("reassociate to namespace '{}' failed", kind.file));
-                }
-            }
+    }
+    for (fd, kind) in &namespaces.of_files {
+        if !left.contains(kind.flag) || later.contains(kind.flag) {
+            continue;
+        }
+        match sys::setns(fd.as_fd(), kind.flag) {
+            Ok(()) => *left -= kind.flag,
+            Err(errno) => failed(errno, Some(kind))?,
         }
     }
     Ok(())
@@ -132,10 +148,7 @@ fn fork(kill_child: Option<i32>, forward: SigSet, groups: Option<Groups>) -> Res
         Some(groups) => groups.fork_inside(),
         None => sys::fork().context("fork failed"),
     };
-    let forked = forked.map_err(|e| match e.downcast_ref() {
-        Some(Errno::ENOMEM) => fail::hint(e, "the process 1 of that pid namespace is gone"),
-        _ => e,
-    })?;
+    let forked = forked.map_err(hint_on_fork)?;
     match forked {
         ForkResult::Child => {
             drop(groups);
@@ -149,19 +162,11 @@ fn fork(kill_child: Option<i32>, forward: SigSet, groups: Option<Groups>) -> Res
     }
 }
 
-fn set_ids(uid: Option<u32>, gid: Option<u32>, groups_dropped: bool) -> Result<()> {
-    if let Some(gid) = gid {
-        match setgroups(&[]) {
-            Err(errno) if !groups_dropped => {
-                return Err(fail::hint(Error::new(errno), "add --preserve-credentials"))
-                    .context("setgroups failed");
-            }
-            _ => {}
+pub fn hint_on_fork(error: Error) -> Error {
+    match error.downcast_ref() {
+        Some(Errno::ENOMEM) => {
+            fail::hint(error, "the process 1 of that pid namespace is gone: start the container again")
         }
-        setgid(Gid::from_raw(gid)).with_context(|| format!("setgid({gid}) failed"))?;
+        _ => error,
     }
-    if let Some(uid) = uid {
-        setuid(Uid::from_raw(uid)).with_context(|| format!("setuid({uid}) failed"))?;
-    }
-    Ok(())
 }

@@ -1,10 +1,12 @@
 //! nsenter: run a program in namespaces that exist (setns(2), /proc/PID/ns).
 //!
-//! parse -> open -> enter: cli.rs reads the words, target.rs opens all that is needed while the caller's
-//! world is still ours, enter.rs goes in and becomes the program.
+//! parse -> open -> carry -> enter: cli.rs reads the words, target.rs opens all that is needed while the caller's
+//! world is still ours, carry.rs mounts, enter.rs goes in and becomes the program.
 
+mod carry;
 mod cgroup;
 mod cli;
+mod credentials;
 mod enter;
 mod namespaces;
 mod pty;
@@ -29,7 +31,16 @@ fn run() -> Result<()> {
             if options.close_fds {
                 unshare::child::close_inherited(&[]);
             }
-            enter::run(target::open(*options)?)
+            let mut target = target::open(*options)?;
+            carry::deliver(&target.loads, &target.namespaces, target.tree.as_ref())?;
+            if !target.loads.is_empty() && target.argv.is_empty() {
+                return Ok(()); // the mounts were all
+            }
+            (target.loads, target.tree) = (Vec::new(), None);
+            match target.pty.take() {
+                Some(pty) => enter::run(pty::split(target, pty)?),
+                None => enter::run(target),
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use unshare::ns::{KINDS, Kind};
 use crate::cli::{Options, Source, not_named};
 use crate::sys;
 
+#[derive(Default)]
 pub struct Namespaces {
     /// Of the target, by its pidfd, all in one call (Linux 5.8); empty when there is none to enter so.
     pub of_pidfd: Option<(OwnedFd, CloneFlags)>,

@@ -18,15 +18,22 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use unshare::caps::{self, Caps};
 use unshare::exec::Environment;
+use unshare::fstab::{self, Line};
+use unshare::limits::Limit;
+use unshare::seccomp::Filter;
 
+use crate::carry::{self, Load};
 use crate::cgroup::{self, Groups};
-use crate::cli::{Id, KeepCaps, Options, Place};
+use crate::cli::{Id, KeepCaps, Mount, Options, Place};
 use crate::namespaces::{self, Namespaces};
 use crate::pty::{self, Pty, Worker};
 
 /// All that entering needs, by descriptor.
 pub struct Target {
     pub namespaces: Namespaces,
+    /// What is mounted first, and in which tree.
+    pub loads: Vec<Load>,
+    pub tree: Option<OwnedFd>,
     pub root: Option<OwnedFd>,
     pub wd: Option<OwnedFd>,
     /// Looked up inside, so not opened yet.
@@ -35,15 +42,28 @@ pub struct Target {
     pub groups: Option<Groups>,
     pub setuid: Option<u32>,
     pub setgid: Option<u32>,
+    pub keep_caps: bool,
+    /// The program has those that were named although it is not root.
+    pub ambient: bool,
+    /// To keep, and whether to set no_new_privs.
     pub caps: Option<(Caps, bool)>,
-    /// For SELinux.
-    pub context: Option<Vec<u8>>,
+    pub seccomp: Option<Filter>,
+    pub rlimits: Vec<Limit>,
     pub fork: bool,
     pub kill_child: Option<i32>,
     pub forward: SigSet,
     pub argv: Vec<OsString>,
+    pub pty: Option<Pty>,
     /// With a terminal of its own: who we are.
     pub worker: Option<Worker>,
+}
+
+impl Target {
+    /// Lets go of what has been entered.
+    pub fn close(&mut self) {
+        self.namespaces = Namespaces::default();
+        (self.root, self.wd) = (None, None);
+    }
 }
 
 pub fn open(o: Options) -> Result<Target> {
@@ -61,32 +81,42 @@ pub fn open(o: Options) -> Result<Target> {
         Some(Id::Follow) => follow,
         None => (user && !o.preserve_credentials).then_some(0),
     };
-    let target = Target {
+    let mut target = Target {
+        loads: Vec::new(),
+        tree: None,
         root: place(o.root.as_ref(), o.target, "root")?,
         wd: place(o.wd.as_ref(), o.target, "cwd")?,
         environment: o.target.filter(|_| o.env).map(environment).transpose()?,
         groups: o.target.filter(|_| o.join_cgroup).map(cgroup::of).transpose()?,
         setuid: id(o.setuid, followed.map(|(uid, _)| uid)),
         setgid: id(o.setgid, followed.map(|(_, gid)| gid)),
+        keep_caps: o.keep_caps && user,
         caps: o.caps.map(|caps| keep_caps(caps, o.target)).transpose()?,
-        context: o.target.filter(|_| o.follow_context).map(selinux_context).transpose()?.flatten(),
+        seccomp: None,
+        rlimits: o.rlimits.clone(),
+        ambient: false,
         fork: mask.contains(CloneFlags::CLONE_NEWPID) && !o.no_fork,
         kill_child: o.kill_child,
         forward: o.forward,
         wdns: o.wdns.clone(),
         argv: o.argv.clone(),
+        pty: None,
         worker: None,
         namespaces,
     };
-    let pty = o.pty.then(|| terminal(&o, &target)).transpose()?;
+    target.ambient = matches!(o.caps, Some(KeepCaps::These(_))) && target.setuid.is_some_and(|uid| uid != 0);
+    let keep = target.caps.map_or(Caps::ALL, |(keep, _)| keep);
+    target.seccomp = o.seccomp.as_ref().map(|profile| profile.filter(keep)).transpose()?.flatten();
+    target.tree = tree(&o, &target)?;
+    target.loads = carry::load(lines(&o)?, mask)?;
+    target.pty = o.pty.then(|| terminal(&o, &target)).transpose()?;
+    if let (Some(pid), true) = (o.target, o.follow_context) {
+        follow_context(pid)?;
+    }
     if let (Some(pid), Some(pidfd)) = (o.target, &alive) {
         still_there(pid, pidfd)?;
     }
-    drop(alive);
-    match pty {
-        Some(pty) => pty::split(target, pty),
-        None => Ok(target),
-    }
+    Ok(target)
 }
 
 /// What has been opened by the target's number is the target's only if that is still its own.
@@ -98,15 +128,32 @@ fn still_there(pid: Pid, pidfd: &OwnedFd) -> Result<()> {
     }
 }
 
+/// The tree that the program will see, where a terminal is made and mounts go; None for the caller's own, or
+/// where it cannot be told before it is entered.
+fn tree(o: &Options, target: &Target) -> Result<Option<OwnedFd>> {
+    let needed = o.pty || !o.mounts.is_empty();
+    match (&target.root, o.target) {
+        (Some(root), _) if needed => Ok(Some(root.try_clone()?)),
+        (None, Some(_)) if needed && target.namespaces.mask().contains(CloneFlags::CLONE_NEWNS) => {
+            place(Some(&Place::Target), o.target, "root")
+        }
+        _ => Ok(None),
+    }
+}
+
+fn lines(o: &Options) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for mount in &o.mounts {
+        match mount {
+            Mount::Line(line) => lines.push(line.clone()),
+            Mount::File(file) => lines.extend(fstab::read(file)?),
+        }
+    }
+    Ok(lines)
+}
+
 /// In the tree that the program will see, owned by whom the program will be.
 fn terminal(o: &Options, target: &Target) -> Result<Pty> {
-    let tree = match (&target.root, o.target) {
-        (Some(root), _) => Some(root.try_clone()?),
-        (None, Some(_)) if target.namespaces.mask().contains(CloneFlags::CLONE_NEWNS) => {
-            place(Some(&Place::Target), o.target, "root")?
-        }
-        _ => None,
-    };
     let owner = match (o.target, target.setuid) {
         (Some(pid), Some(uid)) if target.namespaces.mask().contains(CloneFlags::CLONE_NEWUSER) => {
             let path = format!("/proc/{pid}/uid_map");
@@ -115,7 +162,7 @@ fn terminal(o: &Options, target: &Target) -> Result<Pty> {
         }
         (_, uid) => uid,
     };
-    pty::make(tree.as_ref().map(OwnedFd::as_fd), owner)
+    pty::make(target.tree.as_ref().map(OwnedFd::as_fd), owner)
 }
 
 /// What an id inside is to us (user_namespaces(7): inside, outside, count).
@@ -180,13 +227,16 @@ fn keep_caps(asked: KeepCaps, target: Option<Pid>) -> Result<(Caps, bool)> {
     }
 }
 
-/// None where SELinux is off, as util-linux has it (selinux(8)).
-fn selinux_context(pid: Pid) -> Result<Option<Vec<u8>>> {
+/// Nothing where SELinux is off, as util-linux has it (selinux(8)). Before anything is entered: the /proc that
+/// is asked must be our own. It holds for the next exec, across a fork.
+fn follow_context(pid: Pid) -> Result<()> {
     if !unshare::sys::exists("/sys/fs/selinux/enforce") {
-        return Ok(None);
+        return Ok(());
     }
-    let path = format!("/proc/{pid}/attr/current");
-    fs::read(&path).map(Some).with_context(|| format!("failed to get {pid} SELinux context"))
+    let context = fs::read(format!("/proc/{pid}/attr/current"))
+        .with_context(|| format!("failed to get {pid} SELinux context"))?;
+    fs::write("/proc/thread-self/attr/exec", &context)
+        .with_context(|| format!("failed to set exec context to '{}'", String::from_utf8_lossy(&context)))
 }
 
 #[cfg(test)]
