@@ -11,6 +11,7 @@ mod enter;
 mod namespaces;
 mod pty;
 mod relay;
+mod seal;
 mod sys;
 mod target;
 

@@ -27,6 +27,7 @@ use crate::cgroup::{self, Groups};
 use crate::cli::{Id, KeepCaps, Mount, Options, Place};
 use crate::namespaces::{self, Namespaces};
 use crate::pty::{self, Pty, Worker};
+use crate::seal;
 
 /// All that entering needs, by descriptor.
 pub struct Target {
@@ -71,6 +72,9 @@ pub fn open(o: Options) -> Result<Target> {
     let alive = pidfd.as_ref().map(OwnedFd::try_clone).transpose()?;
     let namespaces = namespaces::open(&o, pidfd)?;
     let mask = namespaces.mask();
+    if let (Some(pid), true) = (o.target, mask.contains(CloneFlags::CLONE_NEWPID)) {
+        seal::against(pid)?;
+    }
     let user = mask.contains(CloneFlags::CLONE_NEWUSER);
     let followed = match (o.target, o.setuid, o.setgid) {
         (Some(pid), Some(Id::Follow), _) | (Some(pid), _, Some(Id::Follow)) => Some(owner(pid)?),
