@@ -1183,6 +1183,246 @@ fn extended_attributes_are_cloned() {
     assert!(sh("getcap \"$1\"", &[place.at("copy/ping").to_str().unwrap()]).contains("cap_net_raw=ep"));
 }
 
+// ---- pack and unpack ----
+
+/// mkrootfs with words and paths.
+fn mkrootfs(words: &[&str], paths: &[&Path]) -> Outcome {
+    let mut command = Command::new(tool("mkrootfs"));
+    command.args(words).args(paths);
+    finish(command, "")
+}
+
+/// A tree with one of everything.
+fn rich_tree(place: &Place) -> PathBuf {
+    let tree = place.at("tree");
+    let long = "n".repeat(120);
+    sh(
+        "mkdir -p \"$1/dir/deep\"; cd \"$1\"; echo text > dir/file; ln dir/file dir/deep/hard; ln -s /etc/passwd link; \
+         mknod null c 1 3; mkfifo pipe; cp /bin/true suid; chown 1:2 suid; chmod 6755 suid; chmod 1777 dir; \
+         chown -h 3:4 link; mkdir -m 0 closed; echo x > \"$2\"; ln -s \"$2\" \"${2}2\"; setfattr -n user.k -v w dir/deep; \
+         cp /bin/true ping; setcap cap_net_raw+ep ping; echo y > $(printf 'caf\\303\\251'); \
+         find . -exec touch -hd 2001-02-03T04:05:06 {} +",
+        &[tree.to_str().unwrap(), &long],
+    );
+    tree
+}
+
+fn listing(dir: &Path) -> String {
+    sh(LISTING, &[dir.to_str().unwrap()])
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn what_is_packed_is_unpacked_the_same_by_us_and_by_tar() {
+    let place = Place::new();
+    let tree = rich_tree(&place);
+    let expected = listing(&tree);
+    for name in ["a.tar", "a.tar.gz", "a.tar.zst", "a.tar.xz"] {
+        let (file, ours, theirs) = (place.at(name), place.at("ours"), place.at("theirs"));
+        mkrootfs(&["pack"], &[&tree, &file]).ended_with(0);
+        mkrootfs(&["unpack", "--devices"], &[&file, &ours]).ended_with(0);
+        assert_eq!(expected, listing(&ours), "{name}");
+        fs::create_dir(&theirs).unwrap();
+        sh(
+            "tar -xpf \"$1\" -C \"$2\" --xattrs --xattrs-include='*' --same-owner",
+            &[file.to_str().unwrap(), theirs.to_str().unwrap()],
+        );
+        assert_eq!(expected, listing(&theirs), "{name}");
+        fs::remove_dir_all(&ours).unwrap();
+        fs::remove_dir_all(&theirs).unwrap();
+    }
+    // What tar packs, on standard input, with holes.
+    let script = "truncate -s 8M \"$1/sparse\"; echo end >> \"$1/sparse\"; touch -d 2001-02-03T04:05:06 \"$1/sparse\" \"$1\"; \
+                  tar -cSf - -C \"$1\" --format=gnu . | \"$2\" unpack - \"$3\" --devices";
+    let paths = [&tree, &tool("mkrootfs"), &place.at("ours")].map(|path| path.to_str().unwrap().to_owned());
+    sh(script, &paths.each_ref().map(String::as_str));
+    let without = |text: String| -> String {
+        // That form has no place for extended attributes.
+        text.lines()
+            .filter(|l| !l.contains("user.k") && !l.contains("security.") && !l.starts_with("# file"))
+            .collect()
+    };
+    assert_eq!(without(listing(&tree)), without(listing(&place.at("ours"))));
+    assert!(fs::metadata(place.at("ours/sparse")).unwrap().blocks() < 1000);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn devices_are_made_when_asked_for_only() {
+    let place = Place::new();
+    let (tree, file) = (rich_tree(&place), place.at("a.tar"));
+    mkrootfs(&["pack"], &[&tree, &file]).ended_with(0);
+    mkrootfs(&["unpack"], &[&file, &place.at("b")]).ended_with(0).said("1 devices are left out: --devices");
+    assert!(!place.at("b/null").exists() && place.at("b/link").is_symlink());
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn archives_cannot_write_outside_and_damage_is_told() {
+    let place = Place::new();
+    let outside = place.at("outside");
+    fs::create_dir_all(&outside).unwrap();
+    fs::create_dir(place.at("out")).unwrap();
+    let out = outside.to_str().unwrap();
+    let attack = |entries: &[(&str, u8, &str)]| {
+        let mut bytes = Vec::new();
+        for (path, kind, link) in entries {
+            tar_entry(&mut bytes, path, *kind, link, if *kind == b'0' { b"planted" } else { b"" });
+        }
+        bytes.extend([0; 1024]);
+        fs::write(place.at("evil.tar"), bytes).unwrap();
+        mkrootfs(&["unpack"], &[&place.at("evil.tar"), &place.at("out/root")])
+    };
+    for entries in [
+        &[("../outside/x", b'0', "")][..],
+        &[("/etc/x", b'0', "")],
+        &[("a/../../outside/x", b'0', "")],
+        &[("x", b'1', "../../outside/y")],
+        &[("..", b'5', "")],
+    ] {
+        attack(entries).ended_with(7).said("leads out of the tree");
+        assert!(place.names("out").is_empty());
+    }
+    // A walk through links ends inside the tree.
+    let inside = &out[1..];
+    attack(&[
+        (inside, b'5', ""),
+        ("door", b'2', out),
+        ("door/x", b'0', ""),
+        ("up", b'2', "../../../../outside"),
+        ("up/x", b'0', ""),
+        ("door", b'0', ""),
+        ("hard", b'1', "up/x"),
+    ]);
+    assert!(place.names("outside").is_empty(), "something got out");
+    let _ = fs::remove_dir_all(place.at("out/root"));
+    let whole = fs::read(place.at("evil.tar")).unwrap();
+    fs::write(place.at("evil.tar"), &whole[..700]).unwrap();
+    let unpack = || mkrootfs(&["unpack"], &[&place.at("evil.tar"), &place.at("out/root")]);
+    fs::write(place.at("evil.tar"), "no archive").unwrap();
+    unpack().ended_with(5);
+    fs::write(place.at("evil.tar"), "").unwrap();
+    unpack().ended_with(5).said("is empty");
+    mkrootfs(&["unpack"], &[&place.at("none"), &place.at("out/root")]).ended_with(2);
+    assert!(place.names("out").is_empty());
+}
+
+/// Two layers; the second hides a file and a whole directory of the first.
+const IMAGE: &str = r#"
+cd "$1"; mkdir -p one/etc one/dir two/dir image/blobs/sha256
+echo first > one/etc/keep; echo gone > one/etc/gone; echo old > one/dir/old
+echo second > two/dir/new; : > two/dir/.wh..wh..opq; mkdir two/etc; : > two/etc/.wh.gone
+blob() { sum=$(sha256sum < "$1"); sum=${sum%% *}; size=$(stat -c %s "$1"); mv "$1" "image/blobs/sha256/$sum"; }
+tar -cf - -C one . | gzip -n > layer; blob layer; one=$sum onesize=$size
+tar -cf layer -C two .; blob layer; two=$sum twosize=$size
+printf '{"schemaVersion":2,"layers":[{"digest":"sha256:%s","size":%s},{"digest":"sha256:%s","size":%s}]}'     "$one" "$onesize" "$two" "$twosize" > manifest; blob manifest
+printf '{"manifests":[{"digest":"sha256:%s","size":%s,"platform":{"os":"linux","architecture":"amd64"}}]}' "$sum" "$size" > image/index.json
+echo '{"imageLayoutVersion":"1.0.0"}' > image/oci-layout
+tar -cf oci.tar -C image .; (cd image && tar -cf ../oci2.tar blobs index.json oci-layout)
+mkdir docker; cp "image/blobs/sha256/$one" docker/one.tar; cp "image/blobs/sha256/$two" docker/two.tar
+echo '[{"Layers":["one.tar","two.tar"]}]' > docker/manifest.json
+(cd docker && tar -cf ../docker.tar manifest.json one.tar two.tar)
+"#;
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn images_of_containers_are_laid_over_each_other() {
+    let place = Place::new();
+    sh(IMAGE, &[place.0.to_str().unwrap()]);
+    for name in ["image", "oci2.tar", "docker", "docker.tar"] {
+        let root = place.at("root");
+        mkrootfs(&["unpack", "--arch=amd64"], &[&place.at(name), &root]).ended_with(0);
+        let found = sh("cd \"$1\"; find . -type f | sort; cat etc/keep dir/new", &[root.to_str().unwrap()]);
+        assert_eq!(found, "./dir/new\n./etc/keep\nfirst\nsecond\n", "{name}");
+        fs::remove_dir_all(root).unwrap();
+    }
+    let unpack = |arch: &str| mkrootfs(&["unpack", arch], &[&place.at("image"), &place.at("root")]);
+    unpack("--arch=arm64").ended_with(2).said("the image has nothing for 'arm64'");
+    sh("for f in \"$1\"/image/blobs/sha256/*; do echo x >> \"$f\"; done", &[place.0.to_str().unwrap()]);
+    unpack("--arch=amd64").ended_with(5).said("has SHA-256");
+    mkrootfs(&["unpack"], &[&place.at("one"), &place.at("root")])
+        .ended_with(2)
+        .said("no image of a container");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_packed_root_is_the_same_each_time() {
+    let mut archive = Archive::new();
+    archive.add(
+        "hello",
+        "",
+        &[("usr/bin/hello", "x", 0o755), ("var/log/x", "", 0o644)],
+        &[("postinst", "#!/bin/sh\necho log > /var/log/dpkg.log\n")],
+    );
+    let pin = archive.publish("");
+    let pack = |target: &str, options: &[&str]| {
+        let target = archive.place.at(target);
+        let mut command = Command::new(tool("mkrootfs"));
+        command.args([
+            "--progress=none",
+            "--arch=amd64",
+            "--no-updates",
+            "--release-sha256",
+            &pin,
+            "--include=hello",
+        ]);
+        command.args(options).arg("--cache").arg(archive.place.at("cache"));
+        command.arg("bookworm").arg(&target).arg(archive.url()).env("SOURCE_DATE_EPOCH", "1700000000");
+        finish(command, "").ended_with(0).printed("");
+        target
+    };
+    let first = sha256(&pack("a.tar", &["--no-base", "--jobs=1"]));
+    assert_eq!(first, sha256(&pack("b.tar", &["--jobs=8"])), "other threads");
+    assert_eq!(first, sha256(&pack("c.tar", &[])), "from a base");
+    let dir = pack("root", &[]);
+    mkrootfs(&["pack"], &[&dir, &archive.place.at("d.tar")]).ended_with(0);
+    let mut command = Command::new(tool("mkrootfs"));
+    command.arg("pack").arg(&dir).arg(archive.place.at("d.tar")).env("SOURCE_DATE_EPOCH", "1700000000");
+    finish(command, "").ended_with(0);
+    assert_eq!(first, sha256(&archive.place.at("d.tar")), "by way of a directory");
+    let names = sh("tar -tf \"$1\"", &[archive.place.at("a.tar").to_str().unwrap()]);
+    assert!(names.contains("./usr/bin/hello\n") && !names.contains("dpkg.log"), "{names}");
+    // On standard output, which nothing else may touch.
+    let script = "\"$@\" > \"$OUT\"";
+    let mut command = Command::new("sh");
+    command.args(["-euc", script, "sh"]).arg(tool("mkrootfs"));
+    command.args(["--arch=amd64", "--no-updates", "--release-sha256", &pin, "--include=hello", "--cache"]);
+    command.arg(archive.place.at("cache")).args(["bookworm", "-"]).arg(archive.url());
+    command
+        .env("OUT", archive.place.at("e.tar"))
+        .env("SOURCE_DATE_EPOCH", "1700000000")
+        .env("TMPDIR", archive.place.at("out"));
+    finish(command, "").ended_with(0);
+    assert_eq!(first, sha256(&archive.place.at("e.tar")));
+    archive.nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn images_of_file_systems_are_made_by_their_programs() {
+    let place = Place::new();
+    let tree = rich_tree(&place);
+    fs::remove_dir(tree.join("closed")).unwrap();
+    let read = |name: &str, script: &str| {
+        let file = place.at(name);
+        mkrootfs(&["pack"], &[&tree, &file]).ended_with(0);
+        sh(script, &[file.to_str().unwrap()])
+    };
+    assert_eq!(read("a.ext4", "debugfs -R 'cat dir/file' \"$1\" 2>/dev/null"), "text\n");
+    assert_eq!(read("a.squashfs", "unsquashfs -cat \"$1\" dir/file"), "text\n");
+    assert_eq!(read("a.erofs", "dump.erofs --path=/dir/file \"$1\" | grep -c 'Size: 5 '"), "1\n");
+    let mut command = Command::new(tool("mkrootfs"));
+    command.arg("pack").arg(&tree).arg(place.at("b.squashfs"));
+    // Where the program is not installed it is named before any work. (Its usual places are hidden.)
+    let mut hidden = Command::new(system("unshare"));
+    hidden.args(["-m", "sh", "-euc", "mount --bind /dev/null \"$(command -v mksquashfs)\"; \"$@\"", "sh"]);
+    hidden.arg(command.get_program()).args(command.get_args());
+    finish(hidden, "").ended_with(2).said("hint: apt-get install squashfs-tools");
+    assert!(!place.at("b.squashfs").exists());
+    mkrootfs(&["pack"], &[&tree, &place.at("dir")]).ended_with(2).said("its name says no form");
+}
+
 // ---- against debootstrap ----
 
 /// Every entry of a root with all that makes it what it is; what differs from run to run is left out.

@@ -28,6 +28,8 @@ pub struct Job {
     pub sources: Vec<Source>,
     pub arch: String,
     pub options: Options,
+    /// Take away what differs from run to run: the root is packed, or wanted the same each time.
+    pub tidy: bool,
 }
 
 const POLICY: &[u8] = b"#!/bin/sh\nexit 101\n";
@@ -40,7 +42,8 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     let site = Site { job, root, cache: &cache, fetcher: &fetcher, progress: &progress, started };
     if let Some((text, path)) = read_lock(job)? {
         let (suites, selection) = lock::honour(&text, path, job)?;
-        return site.make(&suites, &selection, &[], None);
+        site.make(&suites, &selection, &[], None)?;
+        return tidy(job, root);
     }
     progress.step(&format!("{} ({}) from {}", job.suite, job.arch, job.sources[0].mirrors[0]));
     let access = Access { job, fetcher: &fetcher, cache: &cache, scratch };
@@ -48,13 +51,15 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     progress.detail(&format!("the Release files are right, {:.1?}", started.elapsed()));
     let request = request_key(job, &suites);
     if let Some(base) = site.bases()?.and_then(|bases| bases.asked_before(&request)) {
-        return site.copy(&base);
+        site.copy(&base)?;
+        return tidy(job, root);
     }
     let texts = access.indexes(&suites)?;
     let index = index(&texts);
     progress.detail(&format!("{} packages in the index, {:.1?}", index.len(), started.elapsed()));
     let selection = select(job, &index, &suites)?;
     site.make(&suites, &selection, &texts, Some(&request))?;
+    tidy(job, root)?;
     match &job.options.lock {
         Some(path) => lock::write(path, job, &suites, &selection),
         None => Ok(()),
@@ -272,6 +277,32 @@ fn clean(tree: &Tree) -> Result<()> {
         tree.remove("usr/sbin/policy-rc.d")?;
     }
     Ok(())
+}
+
+/// Logs, copies of what was before, caches with times in them, and the machine's name for itself.
+fn tidy(job: &Job, root: &Path) -> Result<()> {
+    if !job.tidy {
+        return Ok(());
+    }
+    const FILES: [&str; 9] = [
+        "var/log/dpkg.log",
+        "var/log/alternatives.log",
+        "var/log/bootstrap.log",
+        "var/log/apt/history.log",
+        "var/log/apt/term.log",
+        "var/cache/ldconfig/aux-cache",
+        "var/lib/dpkg/status-old",
+        "var/cache/debconf/config.dat-old",
+        "var/cache/debconf/templates.dat-old",
+    ];
+    let tree = Tree::open(root)?;
+    for file in FILES.iter().filter(|file| tree.read(file).is_some()) {
+        tree.remove(file)?;
+    }
+    match tree.read("etc/machine-id") {
+        Some(_) => tree.write("etc/machine-id", b"", 0o444),
+        None => Ok(()),
+    }
 }
 
 /// The last word: dpkg's own data base says that all is installed.

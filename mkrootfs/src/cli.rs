@@ -9,15 +9,21 @@ use lexopt::prelude::*;
 use unshare::fail::Usage;
 
 use crate::resolve::Variant;
+use crate::target::{self, Form};
 
 pub const HELP: &str = "\
 Usage: mkrootfs [options] [bootstrap] SUITE TARGET [MIRROR...]
        mkrootfs [options] list SUITE [MIRROR...]
        mkrootfs [options] clone SOURCE TARGET
+       mkrootfs [options] pack SOURCE TARGET
+       mkrootfs [options] unpack ARCHIVE TARGET
        mkrootfs [options] cache path|list|prune
 
 Make the root directory TARGET: a minimal Debian of SUITE (bullseye, bookworm,
-trixie, forky, sid), or a copy of the root directory SOURCE.
+trixie, forky, sid), a copy of the root directory SOURCE, or what is in ARCHIVE
+(tar, container image; - for standard input). TARGET may be a file that ends
+with .tar, .tar.gz, .tar.zst, .tar.xz, .squashfs, .erofs or .ext4; - is a tar on
+standard output.
 
   --variant NAME            essential, apt, minbase, buildd, important, standard
                             [minbase]
@@ -44,6 +50,9 @@ trixie, forky, sid), or a copy of the root directory SOURCE.
   --release-sha256 HEX      trust exactly this InRelease (or Release) file
   --no-check-gpg            trust the mirror without a signature
   --no-check-valid-until    accept an index or a key that is past its date
+  --format FORM             directory, tar, squashfs, erofs or ext4, whatever
+                            the name of TARGET ends with
+  --devices                 'unpack': make devices, too
   --json                    'list': as JSON
   --print-debs              only the names of the packages, on a line
   --older DAYS              'cache prune': what was not used for so long [30]
@@ -56,13 +65,13 @@ trixie, forky, sid), or a copy of the root directory SOURCE.
   -V, --version             print the version
 ";
 
-/// Which commands an option is for: b(ootstrap), l(ist), c(lone), k: cache.
-const USES: [(&str, &str); 28] = [
+/// Which commands an option is for: b(ootstrap), l(ist), c(lone), p(ack), u(npack), k: cache.
+const USES: [(&str, &str); 30] = [
     ("variant", "bl"),
     ("include", "bl"),
     ("exclude", "bl"),
     ("components", "bl"),
-    ("arch", "bl"),
+    ("arch", "blu"),
     ("no-updates", "bl"),
     ("extra-suites", "bl"),
     ("snapshot", "bl"),
@@ -80,12 +89,14 @@ const USES: [(&str, &str); 28] = [
     ("release-sha256", "bl"),
     ("no-check-gpg", "bl"),
     ("no-check-valid-until", "bl"),
+    ("format", "bcp"),
+    ("devices", "u"),
     ("json", "l"),
     ("print-debs", "bl"),
     ("older", "k"),
-    ("progress", "bc"),
-    ("keep", "bc"),
-    ("verbose", "bc"),
+    ("progress", "bcpu"),
+    ("keep", "bcu"),
+    ("verbose", "bcpu"),
 ];
 
 /// Words of debootstrap and mmdebstrap for what has another here.
@@ -129,6 +140,9 @@ pub struct Options {
     pub release_sha256: Vec<String>,
     pub check_gpg: bool,
     pub check_valid_until: bool,
+    /// None: as the name of the target says.
+    pub format: Option<Form>,
+    pub devices: bool,
     pub json: bool,
     /// 'list' prints names only.
     pub names: bool,
@@ -145,6 +159,8 @@ pub enum Command {
     Bootstrap { suite: String, target: PathBuf, mirrors: Vec<String>, options: Options },
     List { suite: String, mirrors: Vec<String>, options: Options },
     Clone { source: PathBuf, target: PathBuf, options: Options },
+    Pack { source: PathBuf, target: PathBuf, options: Options },
+    Unpack { source: PathBuf, target: PathBuf, options: Options },
     Cache { action: CacheAction, options: Options },
 }
 
@@ -198,6 +214,14 @@ fn option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Res
         "setup-hook" => options.setup_hooks.push(parser.value()?.string()?),
         "extract-hook" => options.extract_hooks.push(parser.value()?.string()?),
         "customize-hook" => options.customize_hooks.push(parser.value()?.string()?),
+        "format" => {
+            let word = parser.value()?.string()?;
+            options.format = target::parse(&word).ok_or_else(|| {
+                let words = "directory, tar, squashfs, erofs or ext4";
+                usage(&format!("'--format' takes {words}, not '{word}'"))
+            })?;
+        }
+        "devices" => options.devices = true,
         "json" => options.json = true,
         "print-debs" => options.names = true,
         "include" => options.include.extend(list(parser, "--include", package_name)?),
@@ -251,6 +275,8 @@ fn defaults() -> Options {
         release_sha256: Vec::new(),
         check_gpg: true,
         check_valid_until: true,
+        format: None,
+        devices: false,
         json: false,
         names: false,
         older: 30,
@@ -266,6 +292,8 @@ fn command(words: Vec<OsString>, options: Options, given: &[&str]) -> Result<Com
     let (letter, name) = match first.to_str() {
         Some("list") => ('l', "list"),
         Some("clone") => ('c', "clone"),
+        Some("pack") => ('p', "pack"),
+        Some("unpack") => ('u', "unpack"),
         Some("cache") => ('k', "cache"),
         Some("bootstrap") => ('b', "bootstrap"),
         _ => ('b', ""),
@@ -282,6 +310,8 @@ fn command(words: Vec<OsString>, options: Options, given: &[&str]) -> Result<Com
     let mut next = |what: &str| words.next().ok_or_else(|| usage(&format!("{what} is missing")));
     let command = match letter {
         'c' => Command::Clone { source: path(next("SOURCE")?)?, target: path(next("TARGET")?)?, options },
+        'p' => Command::Pack { source: path(next("SOURCE")?)?, target: path(next("TARGET")?)?, options },
+        'u' => Command::Unpack { source: path(next("ARCHIVE")?)?, target: path(next("TARGET")?)?, options },
         'k' => Command::Cache { action: cache_action(&next("path, list or prune")?.string()?)?, options },
         'l' => {
             let suite = suite(&next("SUITE")?.string()?)?;

@@ -8,7 +8,7 @@ use unshare::fail::hint;
 use crate::trouble::Kind;
 
 /// Debian's name for what this program was built for.
-fn native() -> &'static str {
+pub fn native() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "x86" => "i386",
@@ -16,6 +16,17 @@ fn native() -> &'static str {
         "arm" => "armhf",
         "powerpc64" => "ppc64el",
         "loongarch64" => "loong64",
+        other => other,
+    }
+}
+
+/// Container images have other names for some architectures (those of Go).
+pub fn oci_arch(arch: &str) -> &str {
+    match arch {
+        "i386" => "386",
+        "armhf" | "armel" => "arm",
+        "ppc64el" => "ppc64le",
+        "mips64el" => "mips64le",
         other => other,
     }
 }

@@ -11,13 +11,16 @@ mod configure;
 mod deb;
 mod digest;
 mod dpkg;
+mod extract;
 mod fetch;
 mod hook;
 mod host;
+mod import;
 mod install;
 mod list;
 mod lock;
 mod mirror;
+mod pack;
 mod packages;
 mod progress;
 mod prune;
@@ -27,11 +30,13 @@ mod staging;
 mod suite;
 mod supervise;
 mod sys;
+mod target;
 mod tree;
 mod trouble;
 mod unpack;
 mod version;
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -41,6 +46,8 @@ use unshare::fail::{self, Statuses};
 use crate::cli::{Command, Options};
 use crate::staging::Staging;
 use crate::supervise::End;
+use crate::target::{Form, Output};
+use crate::trouble::Kind;
 
 pub const STATUSES: Statuses = Statuses { usage: 2, failure: 1 };
 
@@ -62,14 +69,21 @@ fn run(command: Command) -> Result<u8> {
         Command::Help => fail::print(cli::HELP).map(|()| 0),
         Command::Version => fail::print(concat!("mkrootfs ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| 0),
         Command::Bootstrap { suite, target, mirrors, options } => {
-            let job = job(suite, &mirrors, options)?;
+            let tidy = target::form(&target, options.format) != Form::Directory || pack::epoch()?.is_some();
+            let job = bootstrap::Job { tidy, ..job(suite, &mirrors, options)? };
             host::need_root()?;
-            stage(&target, &job.options, |root, scratch| bootstrap::make(&job, root, scratch))
+            stage(&target, &job.options, None, |root, scratch| bootstrap::make(&job, root, scratch))
         }
         Command::Clone { source, target, options } => {
             host::need_root()?;
             let copy = clone::Copy::open(&source, &target)?;
-            stage(&target, &options, |root, _| copy.make(root))
+            stage(&target, &options, None, |root, _| copy.make(root))
+        }
+        Command::Pack { source, target, options } => pack(&source, &target, &options),
+        Command::Unpack { source, target, options } => {
+            host::need_root()?;
+            let source = import::Source::open(&source)?;
+            stage(&target, &options, None, |root, scratch| source.unpack(root, scratch, &options))
         }
         Command::List { suite, mirrors, options } => list::run(&job(suite, &mirrors, options)?).map(|()| 0),
         Command::Cache { action, options } => prune::run(action, &options).map(|()| 0),
@@ -86,13 +100,32 @@ fn job(suite: String, mirrors: &[String], options: Options) -> Result<bootstrap:
     };
     let sources = mirror::sources(&wish)?;
     let arch = host::arch(options.arch.as_deref())?;
-    Ok(bootstrap::Job { suite, sources, arch, options })
+    Ok(bootstrap::Job { suite, sources, arch, options, tidy: false })
 }
 
-/// Makes the tree beside the target; it becomes the target when it is whole, or it goes.
-fn stage(target: &Path, options: &Options, work: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<u8> {
-    let staging = Staging::make(target)?;
-    let end = supervise::run(|| match work(&staging.root(), staging.scratch()) {
+/// Makes a tree beside the target; it becomes the target, as it is or packed, when it is whole, or it goes. What is
+/// packed can also be another tree that is `there` already.
+fn stage(
+    target: &Path,
+    options: &Options,
+    there: Option<&Path>,
+    work: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<u8> {
+    let form = target::form(target, options.format);
+    form.check()?;
+    let to_stdout = target == Path::new("-");
+    if to_stdout && std::io::stdout().is_terminal() {
+        return Err(Kind::Asked.error("an archive is nothing for a terminal"));
+    }
+    let staging = match form {
+        _ if to_stdout => Staging::make_file(&std::env::temp_dir().join("mkrootfs"))?,
+        Form::Directory => Staging::make(target)?,
+        _ => Staging::make_file(target)?,
+    };
+    let output = || if to_stdout { Output::Stdout } else { Output::File(staging.file()) };
+    let root = staging.root();
+    let all = || work(&root, staging.scratch()).and_then(|()| form.make(there.unwrap_or(&root), output()));
+    let end = supervise::run(|| match all() {
         Ok(()) => 0,
         Err(error) => {
             progress::Progress::new(options).clear();
@@ -100,7 +133,9 @@ fn stage(target: &Path, options: &Options, work: impl FnOnce(&Path, &Path) -> Re
         }
     });
     match end {
-        Ok(End::Status(0)) => staging.finish().map(|()| 0),
+        Ok(End::Status(0)) if to_stdout => staging.abandon().map(|()| 0),
+        Ok(End::Status(0)) if form == Form::Directory => staging.finish().map(|()| 0),
+        Ok(End::Status(0)) => staging.finish_file().map(|()| 0),
         Ok(End::Signal(signal)) => staging.abandon().map(|()| 128 + signal as u8),
         Ok(End::Status(status)) if options.keep => {
             let kept = staging.keep()?;
@@ -113,4 +148,20 @@ fn stage(target: &Path, options: &Options, work: impl FnOnce(&Path, &Path) -> Re
             Err(error)
         }
     }
+}
+
+/// Packs a tree that is there already.
+fn pack(source: &Path, target: &Path, options: &Options) -> Result<u8> {
+    let form = target::form(target, options.format);
+    if form == Form::Directory {
+        let hint =
+            "clone makes a directory; else name a file that ends with .tar, .tar.gz, .squashfs or the like";
+        return Err(Kind::Asked.hinted(
+            format!("cannot pack into '{}'", target.display()),
+            "its name says no form",
+            hint,
+        ));
+    }
+    tree::Tree::open(source).map_err(|error| Kind::Asked.because("cannot pack", error))?;
+    stage(target, options, Some(source), |_, _| Ok(()))
 }

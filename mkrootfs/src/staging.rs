@@ -31,6 +31,15 @@ pub struct Staging {
 impl Staging {
     /// Checks the target, removes what killed runs left, and makes the place to work in.
     pub fn make(target: &Path) -> Result<Staging> {
+        Staging::beside(target, check)
+    }
+
+    /// For a target that is a file; one that is there is replaced at the end.
+    pub fn make_file(target: &Path) -> Result<Staging> {
+        Staging::beside(target, check_file)
+    }
+
+    fn beside(target: &Path, check: fn(&Path) -> Result<()>) -> Result<Staging> {
         let target =
             std::path::absolute(target).with_context(|| format!("cannot find '{}'", target.display()))?;
         check(&target)?;
@@ -78,6 +87,18 @@ impl Staging {
         remove_tree(&self.dir)
     }
 
+    /// Where a target that is a file is made.
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("file")
+    }
+
+    /// The file is whole: it becomes the target.
+    pub fn finish_file(self) -> Result<()> {
+        let done = fs::rename(self.file(), &self.target);
+        done.with_context(|| format!("cannot rename the finished file to '{}'", self.target.display()))?;
+        remove_tree(&self.dir)
+    }
+
     pub fn abandon(self) -> Result<()> {
         remove_tree(&self.dir)
     }
@@ -117,10 +138,27 @@ fn check(target: &Path) -> Result<()> {
             }
         }
     }
+    check_parent(target)
+}
+
+fn check_file(target: &Path) -> Result<()> {
+    match fs::symlink_metadata(target) {
+        Ok(data) if !data.is_file() => {
+            let why = anyhow!("there is something that is not a file");
+            bail!(Kind::Asked.because(format!("cannot make '{}'", target.display()), why))
+        }
+        _ => check_parent(target),
+    }
+}
+
+fn check_parent(target: &Path) -> Result<()> {
+    let refuse =
+        |why: String| Kind::Asked.because(format!("cannot make '{}'", target.display()), anyhow!(why));
+    let parent = target.parent().ok_or_else(|| refuse("it is the root directory".into()))?;
     match fs::metadata(parent) {
         Ok(data) if data.is_dir() => Ok(()),
-        Ok(_) => bail!(refuse("what it is to lie in is not a directory")),
-        Err(_) => bail!(refuse(&format!("there is no directory '{}'", parent.display()))),
+        Ok(_) => bail!(refuse("what it is to lie in is not a directory".into())),
+        Err(_) => bail!(refuse(format!("there is no directory '{}'", parent.display()))),
     }
 }
 
@@ -174,7 +212,8 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     remove_dir(parent.as_fd(), name, device).with_context(failed)
 }
 
-fn remove_dir(parent: std::os::fd::BorrowedFd<'_>, name: &std::ffi::OsStr, device: u64) -> Result<()> {
+/// As `remove_tree`, of a name in an open directory.
+pub fn remove_dir(parent: std::os::fd::BorrowedFd<'_>, name: &std::ffi::OsStr, device: u64) -> Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = openat(parent, name, flags, Mode::empty())?;
     if fstat(&fd)?.st_dev != device {

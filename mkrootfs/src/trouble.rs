@@ -13,6 +13,8 @@ pub enum Kind {
     Trust = 4,
     BadPackage = 5,
     Unresolvable = 6,
+    /// An archive that tries to reach out of the tree.
+    Hostile = 7,
 }
 
 #[derive(Debug)]
