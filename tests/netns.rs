@@ -797,7 +797,7 @@ link 'b c:eth0' br0 10.0.0.2/24 via 10.0.0.254   # behind
 switch add br0 --address 10.0.0.254/24 --nat
 end
     }
-    state() { ip -o link; ip -o addr show up scope global; ip route; netns list; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; }
+    state() { ip -o link | sed 's/<[^>]*>//; s/state [A-Z]*//'; ip -o addr show up scope global; ip route; netns list; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; }
 "#;
 
 #[test]
@@ -1143,6 +1143,179 @@ fn a_dry_run_says_what_and_does_nothing() {
         same "$(netns switch del -n br0)" "switch del br0"
         fails 1 netns link -n a:eth1 br1; fails 1 netns unlink -n a:eth1; fails 1 netns del -n b
         same "$before $(nft list ruleset)" "$(links) $(netns list) "
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn what_is_shown_as_a_plan_makes_the_same_again() {
+    net(&format!(
+        r#"{NETWORK}
+        ip link add wan type veth peer name far; ip link set wan up; ip link set far up
+        ip addr add 192.0.2.1/24 dev wan; ip route add default via 192.0.2.9
+        {{ network; cat <<'end'
+switch add br1 --address fd00::fe/64 --mtu 1450 --uplink wan
+switch add lonely
+link a:eth1 br1 fd00::1/64 192.0.2.8/24 mac 02:00:00:00:00:09 rate 8mbit promisc --no-check
+link a:mv0 macvlan:far 198.51.100.1/24 --no-check
+link 'b c:eth9' br0 10.0.0.9/24 mtu 1400
+publish [fd00::fe]:80 a:81
+publish 192.0.2.1:53 'b c:53' udp
+end
+        }} | netns apply - 2>/dev/null
+        ip link add foreign type bridge; ip link set foreign up
+        netns show --plan >$T/plan; state >$T/state
+        grep -qx 'switch add br1 --address fd00::fe/64 --mtu 1450 --uplink wan' $T/plan
+        grep -q "^link a:mv0 macvlan:far 198.51.100.1/24 mac ..:..:..:..:..:..$" $T/plan
+        grep -q "^link a:eth1 br1 192.0.2.8/24 fd00::1/64 mac 02:00:00:00:00:09 rate 8mbit promisc$" $T/plan
+        same "$(grep -c foreign $T/plan)" 0
+        same "$(netns diff $T/plan)" ""; same "$(netns apply -n $T/plan)" ""
+        netns del --wait a 'b c'; for br in br0 br1 lonely; do netns switch del $br; done
+        same "$(netns show)" ""; same "$(nft list ruleset)" ""
+        netns apply $T/plan 2>/dev/null; netns show --plan >$T/again
+        diff $T/plan $T/again >&2
+        netns apply $T/plan
+        diff $T/plan $T/again >&2
+    "#
+    ))
+    .ended_with(0)
+    .said("");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn diff_tells_what_is_missing_what_differs_and_what_is_too_much() {
+    net(&format!(
+        r#"{NETWORK}
+        network >$T/file
+        fails 1 netns diff $T/file; same "$(grep -c '^+' $T/out) $(grep -vc '^+' $T/out)" "6 0"
+        same "$(links)" 1
+        netns apply $T/file
+        netns diff $T/file >$T/out; same "$(cat $T/out)" ""
+        netns add more; netns link more:eth0 br0 10.0.0.3/24 mac 02:00:00:00:00:03 --no-check
+        sed -i 's/via 10.0.0.254   # behind/via 10.0.0.253/; s/8080/8081/' $T/file
+        fails 1 netns diff $T/file
+        same "$(cat $T/out)" "$(cat <<'end'
+! line 5: cannot link 'b c:eth0': it exists with gateway '10.0.0.254', not '10.0.0.253'
++ publish 8081 a:80
+- add more
+- link more:eth0 br0 10.0.0.3/24 mac 02:00:00:00:00:03
+- publish 8080 a:80
+end
+        )"
+        fails 2 netns diff /none; echo nonsense >$T/file; fails 2 netns diff $T/file
+    "#
+    ))
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn processes_are_found_by_name_and_names_by_process() {
+    let outcome = net(r#"
+        netns add web other; : >/run/netns/alias; mount --bind /run/netns/web /run/netns/alias
+        same "$(netns pids web)" ""
+        mkfifo $T/f; netns exec web sh -c 'read x <$T/f' & p=$!
+        while [ "$(readlink /proc/$p/ns/net)" != "net:[$(stat -L -c %i /run/netns/web)]" ]; do :; done
+        same "$(netns pids web) $(netns pids alias) $(netns pids pid:$p) $(netns pids other)" "$p $p $p "
+        same "$(netns pids web)" "$(ip netns pids web)"
+        same "$(netns identify $p)" "$(printf 'alias\nweb')"; same "$(netns identify)" ""
+        same "$(netns exec other netns identify) $(netns identify $$)" "other "
+        netns pids --json web | sed "s/$p/PID/;s/\"inode\":[0-9]*/\"inode\":0/"; netns identify --json $p | sed "s/$p/PID/;s/\"inode\":[0-9]*/\"inode\":0/"
+        fails 1 netns pids none; says "no network namespace 'none'"
+        echo >$T/f; wait $p
+        fails 1 netns identify $p; says "no such process: '$p'"; fails 1 netns pids pid:$p
+    "#);
+    outcome
+        .ended_with(0)
+        .printed("{\"inode\":0,\"pids\":[PID],\"target\":\"web\"}\n{\"inode\":0,\"names\":[\"alias\",\"web\"],\"pid\":PID}\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn all_is_shown_in_words_as_json_and_as_a_drawing() {
+    let outcome = net(&format!(
+        r#"{NETWORK}
+        network | netns apply -; : >/run/netns/stale
+        for ship in a 'b c'; do netns exec "$ship" ip link set eth0 address 02:00:00:00:00:01; done
+        netns show; echo --; netns show --dot; echo --; netns show --json
+        netns exec a ip link del eth0
+        netns show >$T/out; ! grep -q '^link a:eth0' $T/out
+    "#
+    ))
+    .ended_with(0);
+    let parts: Vec<&str> = outcome.out.split("--\n").collect();
+    let [lines, dot, json] = parts[..] else { panic!("{}", outcome.out) };
+    assert_eq!(
+        lines,
+        "namespace a live\nnamespace 'b c' live\nnamespace stale stale\n\
+         switch br0 --address 10.0.0.254/24 --nat up\n\
+         link a:eth0 br0 10.0.0.1/24 via 10.0.0.254 mac 02:00:00:00:00:01 up\n\
+         link 'b c:eth0' br0 10.0.0.2/24 via 10.0.0.254 mac 02:00:00:00:00:01 up\npublish 8080 a:80\n"
+    );
+    assert!(dot.starts_with("graph netns {\n  \"a\";\n") && dot.ends_with("}\n"), "{dot}");
+    assert!(dot.contains("  \"b c\" -- \"br0\" [label=\"eth0 10.0.0.2/24\"];\n"), "{dot}");
+    assert!(dot.contains("  host -- \"br0\" [label=\"10.0.0.254/24\\nnat\"];\n"), "{dot}");
+    let json: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!(
+        json["links"][1],
+        serde_json::json!({"target": "b c", "ifname": "eth0", "outer": "bc-41765dab", "switch": "br0", "state": "up",
+            "addresses": ["10.0.0.2/24"], "gateways": ["10.0.0.254"], "mtu": 1500, "mac": "02:00:00:00:00:01",
+            "tag": null, "trunks": [], "rate": null, "promisc": false})
+    );
+    assert_eq!(json["namespaces"][2]["state"], "stale");
+    assert_eq!(json["switches"][0]["nat"], true);
+    assert_eq!(
+        json["publications"],
+        serde_json::json!([{"address": null, "port": 8080, "protocol": "tcp", "target": "a", "to": 80}])
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn comings_and_goings_are_told() {
+    net(r#"
+        mkfifo $T/told; netns monitor >$T/told & p=$!; exec 9<$T/told
+        while ! grep -qE "^(7|73|271) " /proc/$p/syscall; do kill -0 $p; done
+        hears() { read -r line <&9; same "$line" "$1"; }
+        netns switch add br0
+        netns add web; hears "add web"
+        netns add 'a b'; hears "add 'a b'"
+        netns link web:eth0 br0 10.0.0.1/24; hears "link web:eth0"
+        netns unlink web:eth0; hears "unlink web:eth0"
+        netns del 'a b'; hears "del 'a b'"
+        ip netns add theirs; hears "add theirs"
+        netns del web theirs; read -r one <&9; read -r two <&9; same "$(printf '%s\n' "$one" "$two" | sort)" "$(printf 'del theirs\ndel web')"
+        kill $p; set +e; wait $p; same $? 143; set -e
+        netns monitor --json >$T/told & p=$!; exec 9<$T/told
+        while ! grep -qE "^(7|73|271) " /proc/$p/syscall; do kill -0 $p; done
+        netns add web; hears '{"event":"add","what":"web"}'
+        kill $p
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn two_hundred_commands_at_once_on_the_same_names_end_in_a_whole_state() {
+    net(r#"
+        netns switch add br0 --address 10.0.0.254/24
+        for i in $(seq 40); do
+            n=n$((i % 5))
+            netns add $n & netns link $n:eth0 br0 10.0.0.$((i % 5 + 1))/24 --check 5 &
+            netns del --force $n & printf 'add %s\nlink %s:eth0 br0 10.0.0.%s/24 --check 5\n' $n $n $((i % 5 + 1)) | netns apply - &
+            netns unlink $n:eth0 &
+        done >$T/out 2>$T/err
+        wait
+        ! grep -v -e '^netns: ' -e '^hint: ' $T/err >&2
+        ! grep -i panic $T/err >&2
+        # Whatever came last: every name is whole or not there, and the next command succeeds.
+        ! netns list | grep -v live >&2
+        for n in n0 n1 n2 n3 n4; do netns add $n; netns unlink $n:eth0 2>/dev/null || :; netns link $n:eth0 br0 --no-check; done
+        same "$(links)" 7
+        netns del --wait n0 n1 n2 n3 n4; netns switch del br0
+        same "$(links) $(ls /run/netns) $(grep -c /run/netns /proc/self/mountinfo)" "1  0"
     "#)
     .ended_with(0);
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lexopt::prelude::*;
-use unshare::fail::text;
+use unshare::fail::{Statuses, text};
 
 use crate::apply::Mode;
 use crate::publish::Port;
+use crate::show::Form;
 use crate::store::Target;
 use crate::words::{self, Read, Statement, name, only, some, switch_name, usage, word};
 use crate::{delete, link, switch, trace};
@@ -26,6 +27,13 @@ Named network namespaces, and the links and switches between them.
       --if-exists           a missing name is no error
   list                      names, live or stale, and their links
       --json                as JSON
+  pids TARGET               the processes inside
+  identify [PID]            the names of its namespace; of one's own
+  show                      all there is, with what is inside
+      --plan                the statements that make it anew, for apply
+      --dot                 a drawing for dot(1)
+      --json                as JSON, as of pids, identify and monitor
+  monitor                   tell when names and links come and go
   exec TARGET [--] PROGRAM [ARGUMENT...]
                             become PROGRAM inside the namespace
   link TARGET:IFNAME SWITCH [ADDRESS/PREFIX...] [via GATEWAY]... [mtu BYTES]
@@ -52,7 +60,8 @@ Named network namespaces, and the links and switches between them.
   unpublish [ADDRESS:]PORT [udp]
   apply FILE                make what the file says, all or nothing: a line
                             each of add, switch add, link, nat on, publish
-  diff FILE                 what apply would do (+), what differs (!)
+  diff FILE                 what apply would do (+), what differs (!), what is
+                            there and not in the file (-)
   trace HOST [PORT]         the routers on the way to a TCP port (80), and
                             whether it is open
       -4, -6                by IPv4, by IPv6
@@ -84,6 +93,10 @@ pub enum Command {
     Apply { file: PathBuf, mode: Mode },
     Delete(delete::Options),
     List { json: bool },
+    Pids { target: Target, json: bool },
+    Identify { pid: Option<i32>, json: bool },
+    Show(Form),
+    Monitor { json: bool },
     Exec { target: Target, argv: Vec<OsString> },
     Unlink { ends: Vec<link::End>, dry_run: bool },
     NatOff { switch: String, dry_run: bool },
@@ -93,20 +106,27 @@ pub enum Command {
     Trace(trace::Options),
 }
 
-/// The command, and whether it is one that becomes another program.
-pub fn parse(mut parser: lexopt::Parser) -> (bool, Result<Command>) {
+/// The command, and the statuses of its failures.
+pub fn parse(mut parser: lexopt::Parser) -> (Statuses, Result<Command>) {
+    let plain = Statuses { usage: 2, failure: 1 };
     parser.set_short_equals(false);
     let word = match parser.next() {
         Ok(Some(Value(word))) => word,
-        other => return (false, other.map_err(Into::into).and_then(option_alone)),
+        other => return (plain, other.map_err(Into::into).and_then(option_alone)),
     };
     let command = match word.to_str().unwrap_or_default() {
         "add" => make(&mut parser, |parser, extra| words::add(parser, extra)),
         "apply" => apply(&mut parser),
-        "diff" => diff(&mut parser),
+        // As of diff(1), 1 says that there is a difference.
+        "diff" => return (Statuses { usage: 2, failure: 2 }, diff(&mut parser)),
         "del" | "delete" => delete(&mut parser),
         "list" | "ls" => list(&mut parser),
-        "exec" => return (true, exec(&mut parser)),
+        "pids" => pids(&mut parser),
+        "identify" => identify(&mut parser),
+        "show" => show(&mut parser),
+        "monitor" => monitor(&mut parser),
+        // Where a program follows, its own status must be told from ours.
+        "exec" => return (Statuses { usage: 125, failure: 125 }, exec(&mut parser)),
         "link" => make(&mut parser, |parser, extra| words::link(parser, extra)),
         "unlink" => unlink(&mut parser),
         "switch" => switch(&mut parser),
@@ -116,7 +136,7 @@ pub fn parse(mut parser: lexopt::Parser) -> (bool, Result<Command>) {
         "trace" => trace(&mut parser),
         _ => Err(usage(format!("unknown command '{}'", word.to_string_lossy()))),
     };
-    (false, command)
+    (plain, command)
 }
 
 fn option_alone(argument: Option<lexopt::Arg>) -> Result<Command> {
@@ -160,6 +180,60 @@ fn list(parser: &mut lexopt::Parser) -> Result<Command> {
         }
     }
     Ok(Command::List { json })
+}
+
+fn pids(parser: &mut lexopt::Parser) -> Result<Command> {
+    let (mut target, mut json) = (None, false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("json") => json = true,
+            Value(value) if target.is_none() => target = Some(word(Target::parse(&text(value)?))?),
+            other => return help_or_version(other),
+        }
+    }
+    let target = target.ok_or_else(|| usage("no namespace given"))?;
+    Ok(Command::Pids { target, json })
+}
+
+fn identify(parser: &mut lexopt::Parser) -> Result<Command> {
+    let (mut pid, mut json) = (None, false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("json") => json = true,
+            Value(value) if pid.is_none() => {
+                let number = text(value)?;
+                let number = number.strip_prefix("pid:").unwrap_or(&number);
+                pid =
+                    Some(word(Target::parse(&format!("pid:{number}")).map(|_| number.parse().unwrap_or(0)))?);
+            }
+            other => return help_or_version(other),
+        }
+    }
+    Ok(Command::Identify { pid, json })
+}
+
+fn show(parser: &mut lexopt::Parser) -> Result<Command> {
+    let mut form = Form::Lines;
+    while let Some(argument) = parser.next()? {
+        let asked = match argument {
+            Long("json") => Form::Json,
+            Long("plan") => Form::Plan,
+            Long("dot") => Form::Dot,
+            other => return help_or_version(other),
+        };
+        if form != Form::Lines && form != asked {
+            return Err(usage("--json, --plan and --dot exclude each other"));
+        }
+        form = asked;
+    }
+    Ok(Command::Show(form))
+}
+
+fn monitor(parser: &mut lexopt::Parser) -> Result<Command> {
+    match list(parser)? {
+        Command::List { json } => Ok(Command::Monitor { json }),
+        other => Ok(other),
+    }
 }
 
 fn exec(parser: &mut lexopt::Parser) -> Result<Command> {
@@ -420,6 +494,13 @@ mod tests {
             "add --wait x",
             "del",
             "list x",
+            "pids",
+            "pids a b",
+            "identify x",
+            "identify 0",
+            "show --plan --json",
+            "show web",
+            "monitor x",
             "link web:eth0",
             "link web br0",
             "link web:eth0 br0 10.0.0.1",

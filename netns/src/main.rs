@@ -8,8 +8,10 @@ mod exec;
 mod link;
 mod list;
 mod machine;
+mod monitor;
 mod nat;
 mod netlink;
+mod pids;
 mod plug;
 mod probe;
 mod publish;
@@ -28,18 +30,12 @@ mod words;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use unshare::fail::{Statuses, print, report};
+use unshare::fail::{print, report};
 
 use crate::cli::Command;
 
 fn main() -> ExitCode {
-    let (program_follows, command) = cli::parse(lexopt::Parser::from_env());
-    // Where a program follows, its own status must be told from ours.
-    let statuses = if program_follows {
-        Statuses { usage: 125, failure: 125 }
-    } else {
-        Statuses { usage: 2, failure: 1 }
-    };
+    let (statuses, command) = cli::parse(lexopt::Parser::from_env());
     match command.and_then(run) {
         Ok(status) => status,
         Err(error) => report("netns", &error, &statuses).into(),
@@ -55,6 +51,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Apply { file, mode } => return apply::file(&file, mode).map(ExitCode::from),
         Command::Delete(options) => delete::delete(&options),
         Command::List { json } => list::list(json),
+        Command::Pids { target, json } => pids::pids(&target, json),
+        Command::Identify { pid, json } => pids::identify(pid, json),
+        Command::Show(form) => show::show(form),
+        Command::Monitor { json } => monitor::monitor(json),
         Command::Exec { target, argv } => exec::exec(&target, &argv),
         Command::Unlink { ends, dry_run } => link::unlink(&ends, dry_run),
         Command::NatOff { switch, dry_run } => switch::nat_off(&switch, dry_run),

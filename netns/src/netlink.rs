@@ -248,6 +248,19 @@ impl Socket {
         Ok(true)
     }
 
+    /// Takes in all notifications that wait; true when there were some, or so many that some were lost.
+    pub fn drain(&mut self) -> Result<bool> {
+        let mut some = false;
+        loop {
+            match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(_) | Err(Errno::ENOBUFS) => some = true,
+                Err(Errno::EAGAIN) => return Ok(some),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).context("cannot hear from the kernel"),
+            }
+        }
+    }
+
     fn receive(&mut self) -> Result<usize> {
         loop {
             match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {

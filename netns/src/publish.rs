@@ -73,7 +73,7 @@ impl Port {
         same && self.port == other.port && self.udp == other.udp
     }
 
-    fn protocol(&self) -> &'static str {
+    pub fn protocol(&self) -> &'static str {
         if self.udp { "udp" } else { "tcp" }
     }
 

@@ -4,6 +4,7 @@
 //! shared, so that every mount namespace sees the names come and go; whoever changes it holds flock(2) on
 //! it. What is no nsfs file is stale: its maker was killed, or made it in a mount namespace of its own.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
@@ -203,6 +204,20 @@ fn lock(make: bool) -> Result<Flock<File>> {
     let directory = opened.with_context(|| format!("cannot make or open '{DIR}'"))?;
     Flock::lock(directory, FlockArg::LockExclusive)
         .map_err(|(_, errno)| Error::new(errno).context(format!("cannot lock '{DIR}'")))
+}
+
+/// For those who watch it before there is a name.
+pub fn make_directory() -> Result<()> {
+    lock(true).map(drop)
+}
+
+/// The names that live, with their inodes, when nobody is in the middle of making one.
+pub fn whole_names() -> Result<BTreeMap<String, u64>> {
+    let _lock = match lock(false) {
+        Err(error) if is_not_found(&error) => return Ok(BTreeMap::new()),
+        lock => lock?,
+    };
+    Ok(entries()?.into_iter().filter_map(|entry| Some((entry.name, entry.inode?))).collect())
 }
 
 /// A mount of its own, shared with other mount namespaces; nothing to do but the first time. Private in

@@ -15,6 +15,13 @@ use crate::netlink::{Socket, errno};
 use crate::rtnl::{self, Link};
 use crate::{sys, uplink};
 
+/// The alias of those that we have made.
+const MARK: &str = "netns switch";
+
+pub fn is_ours(link: &Link) -> bool {
+    link.kind == "bridge" && link.alias == MARK
+}
+
 /// What a switch is asked to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SwitchSpec {
@@ -151,7 +158,9 @@ fn make_bridge(machine: &mut Machine, spec: &SwitchSpec) -> Result<bool> {
             done?;
             machine.did(Undo::Device(spec.name.clone()));
             // Set later and not at birth, so that it stays when ports come (net/bridge, br_change_mtu).
-            machine.outside.tell(spec.mtu.map(|mtu| rtnl::set_mtu(&spec.name, mtu)).into_iter().collect())?;
+            let mut more = vec![rtnl::set_alias(&spec.name, MARK)];
+            more.extend(spec.mtu.map(|mtu| rtnl::set_mtu(&spec.name, mtu)));
+            machine.outside.tell(more)?;
             Ok(true)
         }
     }

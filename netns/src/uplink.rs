@@ -98,7 +98,7 @@ pub fn brought(machine: &mut Machine, switch: Option<&Link>) -> Result<Vec<Cidr>
     Ok(uplink.map(remembered).unwrap_or_default())
 }
 
-fn remembered(nic: &Link) -> Vec<Cidr> {
+pub fn remembered(nic: &Link) -> Vec<Cidr> {
     nic.alias.split(' ').filter_map(|word| Cidr::parse(word).ok()).collect()
 }
 
