@@ -51,7 +51,7 @@ fn what_fails_is_told_in_the_words_of_util_linux() {
         (&["--mount-proc=/no/such", "true"], "mount /no/such failed: No such file or directory"),
         (
             &["--monotonic", "5", "true"],
-            "options --monotonic and --boottime require unsharing of a time namespace (-T)",
+            "options --monotonic and --boottime require unsharing of a time namespace (-",
         ),
         (&["--propagation", "up", "true"], "unsupported propagation mode: up"),
         (&["-T", "--boottime", "x", "true"], "failed to parse boottime offset: 'x'"),
@@ -135,6 +135,28 @@ fn proc_is_mounted_where_it_is_wanted_and_does_not_spread() {
     )
     .ended_with(0)
     .printed("1\n2\ncat\n1\n");
+}
+
+/// With the caller's network namespace it is the caller's sysfs that would be mounted once more: EBUSY.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn sys_is_read_only_and_bare_wherever_it_comes_from() {
+    if theirs() {
+        return;
+    }
+    for options in
+        ["--mount-sys", "--mount-sys -n", "--mount-sys --pivot-root /", "--jail --caps all --seccomp none"]
+    {
+        inside(&format!(
+            r#"
+            grep -c ' /sys/' /proc/self/mountinfo >/dev/null || mount -t tmpfs none /sys/fs/cgroup
+            "$BIN/unshare" {options} sh -c 'ls /sys/fs/cgroup | grep -v ":"; [ -d /sys/class ] && echo fine
+                (echo >/sys/kernel/uevent_seqnum) 2>&1 | grep -c "Read-only"'
+        "#
+        ))
+        .ended_with(0)
+        .printed("fine\n1\n");
+    }
 }
 
 #[test]

@@ -113,9 +113,11 @@ fn warn(plan: &Plan) {
 /// Leaves the namespaces and maps the ids. Gives back the process outside, when it is still needed, and the
 /// namespaces that the child must be born into, as this kernel knows no other way.
 fn leave(plan: &Plan, found: &mut Found) -> Result<(Option<Outside>, CloneFlags)> {
-    sys::default_action(libc::SIGCHLD).context("cannot reset SIGCHLD")?;
     let tasks = std::mem::take(&mut found.tasks);
     let (maps, binds) = (tasks.maps(), !tasks.binds.is_empty());
+    if maps || binds || plan.fork.is_none() {
+        sys::default_action(libc::SIGCHLD).context("cannot reset SIGCHLD")?;
+    }
     let mut outside = if maps || binds { Some(Outside::start(tasks)?) } else { None };
     if let Some((uid, gid)) = plan.ids.owner {
         setgroups(&[]).context("setgroups failed")?;
@@ -193,12 +195,10 @@ fn become_child(
     outside: Option<Outside>,
 ) -> Result<Option<Waiting>> {
     let gate = if pid_file.is_some() || outside.is_some() { Some(Gate::new()?) } else { None };
-    let held = match &fork.forward {
-        Some(signals) => Held::block(signals, true)?,
-        None => Held::block(&sys::sigset(&[libc::SIGINT, libc::SIGTERM]), false)?,
-    };
+    let to_hold = fork.forward.unwrap_or_else(|| sys::sigset(&[libc::SIGINT, libc::SIGTERM]));
+    let forward = fork.forward.is_some();
     // Process 1 must have all signals blocked from its first moment: the kernel drops what it does not handle.
-    let all = init.then(|| Held::block(&SigSet::all(), false)).transpose()?;
+    let held = if init { Held::block(&SigSet::all(), false)? } else { Held::block(&to_hold, forward)? };
     let tie = fork.kill_child.map(DeathTie::before_fork);
     let forked = if into.is_empty() { sys::fork() } else { sys::fork_into(into) };
     match forked.context("fork failed").map_err(hints::on_fork)? {
@@ -215,8 +215,8 @@ fn become_child(
             Ok(gate.map(Gate::child))
         }
         ForkResult::Parent { child } => {
-            if let Some(all) = all {
-                all.restore()?;
+            if init {
+                held.reduce_to(&to_hold, forward)?;
             }
             if let Some(gate) = gate {
                 keep_files(gate.parent(), child, pid_file, outside)?;

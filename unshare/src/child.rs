@@ -17,9 +17,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{
-    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, raise, sigprocmask,
-};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::{Pid, getpgid, getpid};
 
@@ -35,8 +33,7 @@ pub struct Held {
 impl Held {
     /// Blocks `signals` (and SIGCHLD when any of them is to be waited for) in this process.
     pub fn block(signals: &SigSet, wait_for_them: bool) -> Result<Held> {
-        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-        sys::sigaction(Signal::SIGCHLD, &default).context("cannot reset SIGCHLD")?;
+        sys::default_action(libc::SIGCHLD).context("cannot reset SIGCHLD")?;
         let mut set = *signals;
         if wait_for_them {
             set.add(Signal::SIGCHLD);
@@ -44,6 +41,15 @@ impl Held {
         let mut old = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut old)).context("cannot block signals")?;
         Ok(Held { old })
+    }
+
+    /// Holds back `signals` alone, where more was held back until now.
+    pub fn reduce_to(&self, signals: &SigSet, wait_for_them: bool) -> Result<()> {
+        let mut set = sys::union(&self.old, signals);
+        if wait_for_them {
+            set.add(Signal::SIGCHLD);
+        }
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None).context("cannot reduce the signal mask")
     }
 
     pub fn restore(&self) -> Result<()> {
@@ -68,7 +74,7 @@ impl Wait {
     pub fn wait_for(&self, child: Pid) -> Result<End> {
         let mut flags = WaitPidFlag::empty();
         flags.set(WaitPidFlag::WUNTRACED, self.follow_stops);
-        let forwarding = self.forward != SigSet::empty();
+        let forwarding = !sys::numbers_in(&self.forward).is_empty();
         flags.set(WaitPidFlag::WNOHANG, forwarding);
         loop {
             match sys::wait(child, flags) {

@@ -2,7 +2,8 @@
 //! the program ends, which ends all that is left.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
@@ -18,7 +19,9 @@ use unshare::sys::{self, Waited};
 /// process 1 (/proc/1/cmdline). Best effort; /proc is still the caller's.
 pub fn forget_command_line() {
     // proc(5): (48) arg_start (49) arg_end; the second field may hold blanks, and ends with the last ')'.
-    let Ok(stat) = fs::read_to_string("/proc/self/stat") else { return };
+    let mut stat = [0; 1024];
+    let Ok(length) = File::open("/proc/self/stat").and_then(|mut file| file.read(&mut stat)) else { return };
+    let stat = String::from_utf8_lossy(&stat[..length]);
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let mut numbers = after_name.split_whitespace().skip(45).map(str::parse::<u64>);
     let (Some(Ok(start)), Some(Ok(end))) = (numbers.next(), numbers.next()) else { return };

@@ -101,8 +101,7 @@ fn fill(world: &World, table: &[Line], root: &OwnedFd) -> Result<()> {
         binfmt::make(root.as_fd(), &in_root(world, dir)?, world.load_interp.as_deref())?;
     }
     if world.mount_sys {
-        let flags = KERNEL | MsFlags::MS_RDONLY;
-        mount_on(root.as_fd(), Path::new("/sys"), "sysfs", flags, "").context("mount /sys failed")?;
+        mount_sys(root.as_fd()).context("mount /sys failed")?;
     }
     if world.mount_dev {
         dev::make(root.as_fd(), world.bind_devices).context("cannot make a private /dev")?;
@@ -150,6 +149,20 @@ fn mount_proc(world: &World, root: BorrowedFd<'_>, dir: &Path) -> Result<()> {
     mount(Some("proc"), by_fd(&place).as_str(), Some("proc"), KERNEL, None::<&str>)
         .with_context(|| format!("mount {} failed", dir.display()))
         .map_err(hints::on_proc)
+}
+
+/// Where the sysfs of this very network namespace is there already the kernel says EBUSY: then a part of that
+/// one, without what is mounted below.
+fn mount_sys(root: BorrowedFd<'_>) -> Result<()> {
+    let (dir, flags) = (Path::new("/sys"), KERNEL | MsFlags::MS_RDONLY);
+    match mount_on(root, dir, "sysfs", flags, "") {
+        Err(e) if e.downcast_ref() == Some(&Errno::EBUSY) => {
+            let place = rooted::open_path(root, dir)?;
+            bind_on(&place, &place, MsFlags::MS_BIND)?;
+            remount(&rooted::open_path(root, dir)?, flags)
+        }
+        done => done,
+    }
 }
 
 fn mount_line(root: BorrowedFd<'_>, line: &Line) -> Result<()> {

@@ -90,6 +90,17 @@ pub fn sigset(signals: &[i32]) -> SigSet {
     unsafe { SigSet::from_sigset_t_unchecked(set) }
 }
 
+/// What is in a set, real-time signals too, which nix's own iterator passes over.
+pub fn numbers_in(set: &SigSet) -> Vec<i32> {
+    // SAFETY: the set is a valid one, and the call refuses numbers that are no signals.
+    (1..=real_time_signals().1).filter(|n| unsafe { libc::sigismember(set.as_ref(), *n) } == 1).collect()
+}
+
+/// The signals of both sets.
+pub fn union(one: &SigSet, other: &SigSet) -> SigSet {
+    sigset(&[numbers_in(one), numbers_in(other)].concat())
+}
+
 /// Gives a signal its default disposition; by number, see `End`.
 pub fn default_action(signal: i32) -> Result<()> {
     // SAFETY: SIG_DFL runs no handler of ours.
