@@ -1,7 +1,7 @@
 #!/bin/sh
 # vm: -k 6.1 -M "veth bridge overlay"
 # vm: -k newest -M "veth bridge overlay"
-# vm: -q -k 6.1 -M "veth bridge overlay"
+# vm-long: -q -k 6.1 -M "veth bridge overlay"
 # What the test bed itself promises: tests/vm/run -M "veth bridge overlay" -b DIR tests/vm/bed.sh 'a b'
 # Two network namespaces on a bridge reach each other, with a limit of cgroup v2 on one, programs of the
 # host's own root, and a writable copy of that root. Arguments come through; 0 is the end of a good bed.
