@@ -1,8 +1,8 @@
 //! monitor: tells when names and links come and go.
 //!
-//! An event of the directory only says that something happens: whoever makes a name holds a lock on the
-//! directory until it is whole, so we wait for that and look what has changed. What happened and was undone
-//! meanwhile is not told.
+//! An event of the directory only says that something happens. We hold a lock on the directory until a name
+//! is whole, so that is waited for; ip-netns(8) does not, so a name that is not whole is looked at again for a
+//! while. What happened and was undone meanwhile is not told.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -24,6 +24,9 @@ use crate::store;
 type Names = BTreeMap<String, u64>;
 type Links = BTreeMap<u32, String>;
 
+/// At 20 ms each: a second.
+const LOOKS: u32 = 50;
+
 /// A line for each change, until a signal ends it.
 pub fn monitor(as_json: bool) -> Result<()> {
     let signals = Signals::block()?;
@@ -35,20 +38,25 @@ pub fn monitor(as_json: bool) -> Result<()> {
     let mut listener = Socket::listen_to_links()?;
     let mut socket = Socket::open()?;
     let (mut names, mut links) = (store::whole_names()?, whole_links(&mut socket)?);
-    let far = Duration::from_secs(3600);
+    // How often a name that is not whole is still looked at.
+    let mut looks = 0;
     loop {
-        match signals.wait(&[watch.as_fd(), listener.as_fd()], Instant::now() + far)? {
-            Wake::Deadline => continue,
-            Wake::Ready => {}
-        }
+        let pause = if looks > 0 { Duration::from_millis(20) } else { Duration::from_secs(3600) };
+        let woken =
+            matches!(signals.wait(&[watch.as_fd(), listener.as_fd()], Instant::now() + pause)?, Wake::Ready);
         match watch.read_events() {
-            Ok(_) => {
-                let now = store::whole_names()?;
-                tell_names(&names, &now, as_json)?;
-                names = now;
-            }
-            Err(Errno::EAGAIN) => {}
+            Ok(_) => looks = LOOKS,
+            Err(Errno::EAGAIN) if woken || looks == 0 => {}
+            Err(Errno::EAGAIN) => looks -= 1,
             Err(errno) => return Err(errno).context("cannot watch"),
+        }
+        if looks > 0 {
+            let now = store::whole_names()?;
+            tell_names(&names, &now, as_json)?;
+            names = now;
+            if store::entries()?.iter().all(|entry| entry.inode.is_some()) {
+                looks = 0;
+            }
         }
         if listener.drain()? {
             let now = whole_links(&mut socket)?;
