@@ -135,7 +135,7 @@ fn a_stopped_child_is_not_followed() {
     let state = |pid: &str| std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap();
     let child = children();
     eventually("the child is stopped", || state(&child).contains(") T "));
-    assert!(state(&me.to_string()).contains(") S "));
+    eventually("the parent waits", || state(&me.to_string()).contains(") S "));
     for signal in ["USR1", "CONT"] {
         let mut kill = Command::new("kill");
         kill.args([&format!("-{signal}"), child.trim()]);
