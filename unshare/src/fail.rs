@@ -58,6 +58,25 @@ pub fn find<T: std::error::Error + 'static>(error: &Error) -> Option<&T> {
     })
 }
 
+/// Where nix has other words than strerror(3) of glibc, for what the calls of our tools end with.
+#[rustfmt::skip]
+const STRERROR: [(Errno, &str); 14] = [
+    (Errno::EIO,       "Input/output error"),
+    (Errno::EBADF,     "Bad file descriptor"),
+    (Errno::EAGAIN,    "Resource temporarily unavailable"),
+    (Errno::ENOMEM,    "Cannot allocate memory"),
+    (Errno::EXDEV,     "Invalid cross-device link"),
+    (Errno::ENFILE,    "Too many open files in system"),
+    (Errno::ENOTTY,    "Inappropriate ioctl for device"),
+    (Errno::ERANGE,    "Numerical result out of range"),
+    (Errno::ELOOP,     "Too many levels of symbolic links"),
+    (Errno::ENODATA,   "No data available"),
+    (Errno::EOVERFLOW, "Value too large for defined data type"),
+    (Errno::ENOLCK,    "No locks available"),
+    (Errno::EOPNOTSUPP, "Operation not supported"),
+    (Errno::EDQUOT,    "Disk quota exceeded"),
+];
+
 /// One cause in the words of strerror(3), which scripts look for: "Operation not permitted", whoever tells it.
 fn words(cause: &(dyn std::error::Error + 'static)) -> String {
     if let Some(hinted) = cause.downcast_ref::<Hinted>() {
@@ -65,7 +84,10 @@ fn words(cause: &(dyn std::error::Error + 'static)) -> String {
     }
     let system = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
     match cause.downcast_ref::<Errno>().copied().or(system.map(Errno::from_raw)) {
-        Some(errno) if errno != Errno::UnknownErrno => errno.desc().to_owned(),
+        Some(errno) if errno != Errno::UnknownErrno => {
+            let known = STRERROR.iter().find(|(known, _)| *known == errno);
+            known.map_or(errno.desc(), |(_, words)| words).to_owned()
+        }
         _ => cause.to_string(),
     }
 }
@@ -125,6 +147,67 @@ mod tests {
             [Error::new(missing()), Error::new(Errno::ENOENT), hint(Error::new(missing()), "make it")]
         {
             assert_eq!(words(error.as_ref()), "No such file or directory");
+        }
+    }
+
+    /// All that open, mount, clone, setns, read, write, ioctl and their like are documented to end with.
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn the_words_are_those_of_glibc() {
+        use Errno::*;
+        for errno in [
+            EPERM,
+            ENOENT,
+            ESRCH,
+            EINTR,
+            EIO,
+            ENXIO,
+            E2BIG,
+            ENOEXEC,
+            EBADF,
+            ECHILD,
+            EAGAIN,
+            ENOMEM,
+            EACCES,
+            EFAULT,
+            ENOTBLK,
+            EBUSY,
+            EEXIST,
+            EXDEV,
+            ENODEV,
+            ENOTDIR,
+            EISDIR,
+            EINVAL,
+            ENFILE,
+            EMFILE,
+            ENOTTY,
+            ETXTBSY,
+            EFBIG,
+            ENOSPC,
+            ESPIPE,
+            EROFS,
+            EMLINK,
+            EPIPE,
+            ERANGE,
+            ENAMETOOLONG,
+            ENOLCK,
+            ENOSYS,
+            ENOTEMPTY,
+            ELOOP,
+            ENODATA,
+            EOVERFLOW,
+            EOPNOTSUPP,
+            EADDRINUSE,
+            ENOTCONN,
+            ETIMEDOUT,
+            ECONNREFUSED,
+            ESTALE,
+            EDQUOT,
+            EUSERS,
+        ] {
+            let glibc = std::io::Error::from_raw_os_error(errno as i32).to_string();
+            let glibc = glibc.split(" (os error").next().unwrap().to_owned();
+            assert_eq!(words(Error::new(errno).as_ref()), glibc, "{errno:?}");
         }
     }
 
