@@ -150,7 +150,7 @@ fn the_relay_sleeps_while_nothing_happens() {
     with_target(
         r#"
         mkfifo $T/said
-        "$BIN/nsenter" -t $P -a --pty sh -c 'exec 5>/tmp/t/said; exec <&- >&- 2>&-; sleep 0.7; echo slept >&5; read x <&5' </dev/null &
+        "$BIN/nsenter" -t $P -a --pty sh -c 'exec 5>/tmp/t/said; exec <&- >&- 2>&-; sleep 0.7; echo slept >&5; exec sleep 60' </dev/null &
         read line <$T/said
         read -r stat </proc/$!/stat
         set -- ${stat##*) }

@@ -96,6 +96,7 @@ const NAMES: Names = Names {
         "no-fork",
         "join-cgroup",
         "preserve-credentials",
+        "keep-caps",
         "user-parent",
         "follow-context",
     ],
@@ -260,10 +261,10 @@ fn check(o: &Options) -> Result<()> {
         bail!(Usage("no namespace specified: name one or more, or --all".into()));
     }
     for (both, names) in
-        [(o.wd.is_some() && o.wdns.is_some(), "--wdns --wd"), (o.pty && o.no_fork, "--pty --no-fork")]
+        [(o.wd.is_some() && o.wdns.is_some(), "--wd and --wdns"), (o.pty && o.no_fork, "--pty and --no-fork")]
     {
         if both {
-            bail!(Usage(format!("mutually exclusive arguments: {names}")));
+            bail!(Usage(format!("options {names} cannot be combined")));
         }
     }
     Ok(())
@@ -445,8 +446,12 @@ mod tests {
 
     #[test]
     fn every_name_is_handled_and_in_the_help() {
-        let named: Vec<_> = NAMES.all().collect();
-        for name in &named {
+        for line in HELP.lines().filter(|line| line.starts_with("  ")) {
+            let Some((_, option)) = line.split_once("--") else { continue };
+            let name: String = option.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+            assert!(NAMES.all().any(|known| known == name), "{line}");
+        }
+        for name in NAMES.all() {
             assert!(HELP.contains(&format!("--{name}")), "{name}");
             let said = options(&[&format!("--{name}=1")]).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(!said.contains("unrecognized"), "{name}: {said}");
@@ -456,7 +461,7 @@ mod tests {
     #[test]
     fn what_excludes_each_other_is_said() {
         for words in [&["-t1", "-n", "-w/x", "-W/y"][..], &["-t1", "-n", "--pty", "--no-fork"]] {
-            assert!(options(words).unwrap_err().to_string().contains("mutually exclusive"), "{words:?}");
+            assert!(options(words).unwrap_err().to_string().contains("cannot be combined"), "{words:?}");
         }
     }
 }

@@ -102,7 +102,9 @@ fn by_id(id: u64) -> Result<OwnedFd> {
     sys::open_namespace(nsfs.as_fd(), id)
         .with_context(|| format!("cannot open namespace of id {id}"))
         .map_err(|e| match e.downcast_ref() {
-            Some(Errno::EOPNOTSUPP | Errno::EINVAL) => fail::hint(e, "namespace ids need Linux 6.19"),
+            Some(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ESTALE) => {
+                fail::hint(e, "it is gone, or this kernel is older than 6.19, which knows namespaces by id")
+            }
             _ => e,
         })
 }
