@@ -109,7 +109,8 @@ impl Archive {
     /// target directory for those to come.
     fn dpkg(&mut self) {
         let stamp = fs::metadata(system("dpkg")).unwrap().mtime();
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mkrootfs-dpkg-{stamp}"));
+        let kept =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mkrootfs-dpkg-{stamp}-{}", HOST_DPKG.len()));
         let (deb, index) = (kept.with_extension("deb"), kept.with_extension("index"));
         let lock = fs::File::create(kept.with_extension("lock")).unwrap();
         let _lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
@@ -217,7 +218,7 @@ impl Archive {
 
 /// The host's dpkg, sh and what dpkg insists on, with their libraries.
 const HOST_DPKG: &str = r#"
-for program in dpkg dpkg-query dpkg-deb dpkg-split dpkg-divert sh rm tar diff ldconfig start-stop-daemon cat stat; do
+for program in dpkg dpkg-query dpkg-deb dpkg-split dpkg-divert sh rm tar diff ldconfig start-stop-daemon cat stat chown; do
     file=$(PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v $program)
     real=$(readlink -f "$file")
     for each in $real $(ldd "$real" | grep -o '/[^ ]*'); do
@@ -1559,4 +1560,99 @@ fn a_root_equals_that_of_debootstrap() {
         assert!(differ.is_empty(), "{suite}, theirs and ours: {shown:#?}");
         assert!(ours.len() > 5000, "compared too little");
     }
+}
+
+// ---- without root ----
+
+/// Runs as the user "daemon", who owns `out` and `cache`; with or without ids of its own in /etc/subuid.
+fn as_daemon(archive: &Archive, subids: &str, options: &[&str], target: &str) -> Outcome {
+    let pin = archive.publish("");
+    let place = archive.place.0.to_str().unwrap();
+    const SCRIPT: &str = "echo \"$SUBIDS\" > \"$PLACE/subids\"; for f in subuid subgid; do [ -e /etc/$f ] || : > /etc/$f; \
+        mount --bind \"$PLACE/subids\" /etc/$f; done; mkdir -p \"$PLACE/cache\"; \
+        chown daemon: \"$PLACE/cache\" \"$PLACE/out\"; mount -t tmpfs tmp /tmp; cp \"$1\" /tmp/mkrootfs; shift; \
+        mkdir /tmp/place; mount --bind \"$PLACE\" /tmp/place; cd /tmp/place; \
+        exec setpriv --reuid=daemon --regid=daemon --init-groups /tmp/mkrootfs \"$@\"";
+    let mut command = Command::new(system("unshare"));
+    command.args(["-m", "sh", "-euc", SCRIPT, "sh"]).arg(tool("mkrootfs"));
+    command.args([
+        "--no-updates",
+        "--arch=amd64",
+        "--progress=none",
+        "--release-sha256",
+        &pin,
+        "--cache=cache",
+    ]);
+    command.args(options).args(["bookworm", target, "file:///tmp/place/mirror"]);
+    command.env("SUBIDS", subids).env("PLACE", place).env("HOME", "/nonexistent");
+    finish(command, "")
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn without_root_the_bytes_are_the_same() {
+    let mut archive = Archive::new();
+    let script =
+        "#!/bin/sh\nset -e\nchown 42:43 /etc/base.conf\ncat /dev/null > /etc/made\necho x > /dev/null\n";
+    archive.add("owner", "Depends: base-files", &[], &[("postinst", script)]);
+    let options = ["--include=owner", "--no-base"];
+    let daemon = sh("id -u daemon", &[]);
+    as_daemon(&archive, "daemon:100000:65536", &options, "out/user.tar").ended_with(0);
+    let pin = archive.publish("");
+    let mut command = Command::new(tool("mkrootfs"));
+    command.args([
+        "--no-updates",
+        "--arch=amd64",
+        "--progress=none",
+        "--release-sha256",
+        &pin,
+        "--cache=cache",
+    ]);
+    command.args(options).args(["bookworm", "out/root.tar", "file:///tmp/place/mirror"]);
+    // The same address of the mirror, as it is written into the root.
+    let mut same = Command::new(system("unshare"));
+    let enter = "mount -t tmpfs tmp /tmp; mkdir /tmp/place; mount --bind \"$PLACE\" /tmp/place; cd /tmp/place; exec \"$@\"";
+    same.args(["-m", "sh", "-euc", enter, "sh"]).arg(command.get_program()).args(command.get_args());
+    finish(
+        {
+            same.env("PLACE", &archive.place.0);
+            same
+        },
+        "",
+    )
+    .ended_with(0);
+    let list = |name: &str| {
+        let file = archive.place.at(name);
+        sh(
+            "tar -tvf \"$1\" --numeric-owner | sed -E 's/[0-9]{4}-[0-9-]+ [0-9:]+//'",
+            &[file.to_str().unwrap()],
+        )
+    };
+    let (user, root) = (list("out/user.tar"), list("out/root.tar"));
+    assert_eq!(user, root);
+    assert!(user.contains("42/43") && user.contains("crw-rw-rw- 0/0 "), "{user}");
+    assert_eq!(fs::metadata(archive.place.at("out/user.tar")).unwrap().uid().to_string(), daemon.trim());
+    // As a directory: owned by the ids that are outside.
+    as_daemon(&archive, "daemon:100000:65536", &options, "out/dir").ended_with(0);
+    let conf = fs::metadata(archive.place.at("out/dir/etc/base.conf")).unwrap();
+    assert_eq!((conf.uid(), conf.gid()), (100_041, 100_042));
+    assert!(!archive.place.at("out/dir/dev/null").exists());
+    assert!(archive.place.at("out/dir/dev/fd").is_symlink());
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn without_ids_of_ones_own_all_files_are_the_callers_and_that_is_said() {
+    let mut archive = Archive::new();
+    archive.add(
+        "owner",
+        "",
+        &[],
+        &[("postinst", "#!/bin/sh\nset -e\n: > /etc/made; chown 42:43 /etc/made\n")],
+    );
+    let daemon: u32 = sh("id -u daemon", &[]).trim().parse().unwrap();
+    let said = as_daemon(&archive, "other:100000:65536", &["--include=owner"], "out/dir").ended_with(0);
+    said.said("warning: every file of the root will belong to you alone: '/etc/subuid' has no range of ids");
+    assert_eq!(fs::metadata(archive.place.at("out/dir/etc/made")).unwrap().uid(), daemon);
+    assert_eq!(archive.place.names("out"), ["dir"]);
 }

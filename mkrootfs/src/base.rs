@@ -37,16 +37,21 @@ pub fn key<'l>(lines: impl IntoIterator<Item = &'l str>) -> String {
     digest::sha256(lines.join("\n").as_bytes())
 }
 
+/// Makes the place for bases; false where somebody else could exchange what lies there.
+pub fn is_private(cache: &Cache) -> Result<bool> {
+    for part in ["base", "request"] {
+        let path = cache.dir().join(part);
+        // Old set-id programs lie in there: others must not get at them.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.with_context(|| format!("cannot make '{}'", path.display()))?;
+    }
+    let real = fs::canonicalize(cache.dir().join("base")).context("cannot find the cache")?;
+    Ok(real.ancestors().all(only_ours))
+}
+
 impl Bases {
-    /// None where somebody else could exchange what lies there.
-    pub fn open(cache: &Cache) -> Result<Option<Bases>> {
-        let dir = cache.dir().to_owned();
-        for part in ["base", "request"] {
-            let path = dir.join(part);
-            fs::create_dir_all(&path).with_context(|| format!("cannot make '{}'", path.display()))?;
-        }
-        let real = fs::canonicalize(dir.join("base")).context("cannot find the cache")?;
-        Ok(real.ancestors().all(only_ours).then_some(Bases { dir }))
+    pub fn open(cache: &Cache) -> Bases {
+        Bases { dir: cache.dir().to_owned() }
     }
 
     /// The base that an earlier run has made for this request.

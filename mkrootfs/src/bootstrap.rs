@@ -17,6 +17,7 @@ use crate::install::Installer;
 use crate::lock;
 use crate::mirror::Source;
 use crate::packages::Index;
+use crate::power::Power;
 use crate::progress::{Progress, size};
 use crate::resolve::{self, Demand, Selection};
 use crate::suite;
@@ -30,6 +31,11 @@ pub struct Job {
     pub options: Options,
     /// Take away what differs from run to run: the root is packed, or wanted the same each time.
     pub tidy: bool,
+    pub power: Power,
+    /// The result is a directory, not packed.
+    pub directory: bool,
+    /// Nobody else can write to the cache: bases may be kept there.
+    pub private: bool,
 }
 
 const POLICY: &[u8] = b"#!/bin/sh\nexit 101\n";
@@ -43,23 +49,23 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     if let Some((text, path)) = read_lock(job)? {
         let (suites, selection) = lock::honour(&text, path, job)?;
         site.make(&suites, &selection, &[], None)?;
-        return tidy(job, root);
+        return finish(job, root);
     }
     progress.step(&format!("{} ({}) from {}", job.suite, job.arch, job.sources[0].mirrors[0]));
     let access = Access { job, fetcher: &fetcher, cache: &cache, scratch };
     let suites = access.suites()?;
     progress.detail(&format!("the Release files are right, {:.1?}", started.elapsed()));
     let request = request_key(job, &suites);
-    if let Some(base) = site.bases()?.and_then(|bases| bases.asked_before(&request)) {
+    if let Some(base) = site.bases().and_then(|bases| bases.asked_before(&request)) {
         site.copy(&base)?;
-        return tidy(job, root);
+        return finish(job, root);
     }
     let texts = access.indexes(&suites)?;
     let index = index(&texts);
     progress.detail(&format!("{} packages in the index, {:.1?}", index.len(), started.elapsed()));
     let selection = select(job, &index, &suites)?;
     site.make(&suites, &selection, &texts, Some(&request))?;
-    tidy(job, root)?;
+    finish(job, root)?;
     match &job.options.lock {
         Some(path) => lock::write(path, job, &suites, &selection),
         None => Ok(()),
@@ -126,13 +132,11 @@ struct Site<'s> {
 
 impl Site<'_> {
     /// What a hook does to a tree is not known: such a root is neither a base nor made from one.
-    fn bases(&self) -> Result<Option<Bases>> {
+    fn bases(&self) -> Option<Bases> {
         let options = &self.job.options;
         let hooks = [&options.setup_hooks, &options.extract_hooks, &options.customize_hooks];
-        if !options.base || hooks.iter().any(|list| !list.is_empty()) {
-            return Ok(None);
-        }
-        Bases::open(self.cache)
+        let can = self.job.private && hooks.iter().all(|list| list.is_empty());
+        can.then(|| Bases::open(self.cache))
     }
 
     fn copy(&self, base: &Base) -> Result<()> {
@@ -154,7 +158,7 @@ impl Site<'_> {
         texts: &[Text],
         request: Option<&str>,
     ) -> Result<()> {
-        let (bases, key) = (self.bases()?, set_key(self.job, suites, selection));
+        let (bases, key) = (self.bases(), set_key(self.job, suites, selection));
         if let Some((bases, base)) = bases.as_ref().and_then(|bases| Some((bases, bases.find(&key)?))) {
             request.map_or(Ok(()), |request| bases.remember(request, &key))?;
             return self.copy(&base);
@@ -188,7 +192,7 @@ impl Site<'_> {
         dpkg::write(&tree, &packages)?;
         write_files(job, suites, &tree, selection, &packages)?;
         hook::run("extract-hook", &options.extract_hooks, self.root, self.progress)?;
-        configure::configure(self.root, &packages, self.progress)?;
+        configure::configure(self.root, &packages, job.power == Power::Root, self.progress)?;
         self.tell("configured");
         clean(&tree)?;
         verify(&tree, packages.len())?;
@@ -221,7 +225,7 @@ fn set_key(job: &Job, suites: &[Suite], selection: &Selection) -> String {
 
 fn choices(job: &Job, suites: &[Suite]) -> Vec<String> {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
-    let shape = format!("{} {}", job.options.variant.word(), merged(job, suites));
+    let shape = format!("{} {} {}", job.options.variant.word(), merged(job, suites), job.power.word());
     vec![env!("CARGO_PKG_VERSION").into(), job.arch.clone(), shape, epoch, sources_list(job, suites)]
 }
 
@@ -259,7 +263,7 @@ fn write_files(
     if merged(job, suites) {
         tree::prune(tree, &job.arch)?;
     }
-    tree::make_devices(tree)?;
+    tree::make_devices(tree, job.power == Power::Root)?;
     tree.make_dir("etc/apt")?;
     tree.write("etc/apt/sources.list", sources_list(job, suites).as_bytes(), 0o644)?;
     let marks = dpkg::automatic_marks(&selection.automatic, packages, &job.arch);
@@ -279,11 +283,20 @@ fn clean(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// Logs, copies of what was before, caches with times in them, and the machine's name for itself.
-fn tidy(job: &Job, root: &Path) -> Result<()> {
-    if !job.tidy {
+fn finish(job: &Job, root: &Path) -> Result<()> {
+    let tree = Tree::open(root)?;
+    if job.tidy {
+        tidy(&tree)?;
+    }
+    if job.power == Power::Root || !job.directory {
         return Ok(());
     }
+    // A file that stands for a device would take what is meant for nowhere.
+    tree::NODES.iter().try_for_each(|(path, ..)| tree.remove(path))
+}
+
+/// Logs, copies of what was before, caches with times in them, and the machine's name for itself.
+fn tidy(tree: &Tree) -> Result<()> {
     const FILES: [&str; 9] = [
         "var/log/dpkg.log",
         "var/log/alternatives.log",
@@ -295,7 +308,6 @@ fn tidy(job: &Job, root: &Path) -> Result<()> {
         "var/cache/debconf/config.dat-old",
         "var/cache/debconf/templates.dat-old",
     ];
-    let tree = Tree::open(root)?;
     for file in FILES.iter().filter(|file| tree.read(file).is_some()) {
         tree.remove(file)?;
     }

@@ -33,6 +33,9 @@ use crate::progress::Progress;
 use crate::supervise;
 use crate::sys;
 
+/// Devices that scripts use; in a user namespace the host's are mounted for them.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
 /// What scripts of packages need; neither modules nor clocks nor mounts are among it.
 const CAPS: &str = "default,mknod,ipc_lock,sys_nice,sys_resource";
 
@@ -41,13 +44,13 @@ const TAIL: usize = 20;
 
 const ADMIN: &str = "/var/lib/dpkg";
 
-pub fn configure(root: &Path, packages: &[Installed], progress: &Progress) -> Result<()> {
+pub fn configure(root: &Path, packages: &[Installed], devices: bool, progress: &Progress) -> Result<()> {
     let (said, say) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let (failed, fail) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     match unshare::sys::fork().context("cannot fork")? {
         ForkResult::Child => {
             drop((said, failed));
-            let done = door(root, packages, say, &fail);
+            let done = door(root, packages, devices, say, &fail);
             if let Err(error) = &done {
                 let _ = fs::File::from(fail).write_all(format!("{error:#}").as_bytes());
             }
@@ -72,7 +75,7 @@ pub fn configure(root: &Path, packages: &[Installed], progress: &Progress) -> Re
 }
 
 /// Between the worker and the scripts: true when they ended well, which else is said by `fail`.
-fn door(root: &Path, packages: &[Installed], say: OwnedFd, fail: &OwnedFd) -> Result<bool> {
+fn door(root: &Path, packages: &[Installed], devices: bool, say: OwnedFd, fail: &OwnedFd) -> Result<bool> {
     let tie = || unshare::sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
     tie().context("cannot tie the scripts to us")?;
     let kinds = CloneFlags::CLONE_NEWPID
@@ -82,7 +85,9 @@ fn door(root: &Path, packages: &[Installed], say: OwnedFd, fail: &OwnedFd) -> Re
     unshare(kinds).context("cannot make namespaces for the packages' scripts")?;
     match unshare::sys::fork().context("cannot fork")? {
         ForkResult::Child => {
-            let done = tie().context("cannot tie the scripts to us").and_then(|_| inner(root, packages, say));
+            let done = tie()
+                .context("cannot tie the scripts to us")
+                .and_then(|_| inner(root, packages, devices, say));
             if let Err(error) = &done {
                 let pipe = fail.try_clone().map(fs::File::from);
                 let _ = pipe.and_then(|mut pipe| pipe.write_all(format!("{error:#}").as_bytes()));
@@ -116,8 +121,8 @@ fn follow(said: OwnedFd, count: usize, progress: &Progress) -> String {
 }
 
 /// Process 1 of the scripts' world.
-fn inner(root: &Path, packages: &[Installed], say: OwnedFd) -> Result<()> {
-    enter(root)?;
+fn inner(root: &Path, packages: &[Installed], devices: bool, say: OwnedFd) -> Result<()> {
+    enter(root, devices)?;
     let _ = nix::unistd::sethostname("localhost");
     // Only speed is lost without.
     let _ = sys::swallow_sync();
@@ -135,13 +140,19 @@ fn inner(root: &Path, packages: &[Installed], say: OwnedFd) -> Result<()> {
 }
 
 /// The tree becomes the root; the old one is gone, not hidden (pivot_root(2), NOTES).
-fn enter(root: &Path) -> Result<()> {
+fn enter(root: &Path, devices: bool) -> Result<()> {
     let failed = || format!("cannot make '{}' the root directory", root.display());
     unshare(CloneFlags::CLONE_NEWNS).with_context(failed)?;
     if !supervise::make_private().with_context(failed)? {
         return chroot(root).and_then(|()| chdir("/")).with_context(failed);
     }
     mount(Some(root), root, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(failed)?;
+    for name in DEVICES.iter().filter(|_| !devices) {
+        let place = root.join("dev").join(name);
+        let from = Path::new("/dev").join(name);
+        mount(Some(&from), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("cannot mount '{}' for the packages' scripts", from.display()))?;
+    }
     chdir(root).and_then(|()| pivot_root(".", ".")).with_context(failed)?;
     umount2(".", MntFlags::MNT_DETACH).and_then(|()| chdir("/")).with_context(failed)?;
     // Without /proc a plain bootstrap works too; there are containers that allow none.

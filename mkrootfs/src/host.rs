@@ -3,7 +3,6 @@
 use std::fs;
 
 use anyhow::Result;
-use unshare::fail::hint;
 
 use crate::trouble::Kind;
 
@@ -58,15 +57,4 @@ fn emulated(arch: &str) -> bool {
     let entry = fs::read_to_string(format!("/proc/sys/fs/binfmt_misc/qemu-{name}")).unwrap_or_default();
     let flags = entry.lines().find_map(|line| line.strip_prefix("flags: ")).unwrap_or("");
     entry.starts_with("enabled") && flags.contains('F')
-}
-
-/// Owners, devices and namespaces need root.
-pub fn need_root() -> Result<()> {
-    match nix::unistd::geteuid().is_root() {
-        true => Ok(()),
-        false => Err(hint(
-            anyhow::anyhow!("a root directory can only be made by root"),
-            "type sudo before the command",
-        )),
-    }
 }

@@ -22,6 +22,7 @@ mod lock;
 mod mirror;
 mod pack;
 mod packages;
+mod power;
 mod progress;
 mod prune;
 mod release;
@@ -43,7 +44,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use unshare::fail::{self, Statuses};
 
+use crate::cache::Cache;
 use crate::cli::{Command, Options};
+use crate::power::Power;
 use crate::staging::Staging;
 use crate::supervise::End;
 use crate::target::{Form, Output};
@@ -69,21 +72,29 @@ fn run(command: Command) -> Result<u8> {
         Command::Help => fail::print(cli::HELP).map(|()| 0),
         Command::Version => fail::print(concat!("mkrootfs ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| 0),
         Command::Bootstrap { suite, target, mirrors, options } => {
-            let tidy = target::form(&target, options.format) != Form::Directory || pack::epoch()?.is_some();
-            let job = bootstrap::Job { tidy, ..job(suite, &mirrors, options)? };
-            host::need_root()?;
-            stage(&target, &job.options, None, |root, scratch| bootstrap::make(&job, root, scratch))
+            let form = target::form(&target, options.format);
+            let tidy = form != Form::Directory || pack::epoch()?.is_some();
+            let directory = !matches!(form, Form::Tar(_));
+            let job = job(suite, &mirrors, options)?;
+            // Whose the cache is shows outside of a user namespace only.
+            let private = job.options.base && base::is_private(&Cache::open(job.options.cache.as_deref())?)?;
+            let job = bootstrap::Job { tidy, directory, private, power: power::take()?, ..job };
+            stage(&target, &job.options, Content::Made(job.power), |root, scratch| {
+                bootstrap::make(&job, root, scratch)
+            })
         }
         Command::Clone { source, target, options } => {
-            host::need_root()?;
+            power::take()?;
             let copy = clone::Copy::open(&source, &target)?;
-            stage(&target, &options, None, |root, _| copy.make(root))
+            stage(&target, &options, Content::Made(Power::Root), |root, _| copy.make(root))
         }
         Command::Pack { source, target, options } => pack(&source, &target, &options),
         Command::Unpack { source, target, options } => {
-            host::need_root()?;
+            power::take()?;
             let source = import::Source::open(&source)?;
-            stage(&target, &options, None, |root, scratch| source.unpack(root, scratch, &options))
+            stage(&target, &options, Content::Made(Power::Root), |root, scratch| {
+                source.unpack(root, scratch, &options)
+            })
         }
         Command::List { suite, mirrors, options } => list::run(&job(suite, &mirrors, options)?).map(|()| 0),
         Command::Cache { action, options } => prune::run(action, &options).map(|()| 0),
@@ -100,15 +111,30 @@ fn job(suite: String, mirrors: &[String], options: Options) -> Result<bootstrap:
     };
     let sources = mirror::sources(&wish)?;
     let arch = host::arch(options.arch.as_deref())?;
-    Ok(bootstrap::Job { suite, sources, arch, options, tidy: false })
+    Ok(bootstrap::Job {
+        suite,
+        sources,
+        arch,
+        options,
+        tidy: false,
+        power: Power::Root,
+        directory: true,
+        private: false,
+    })
 }
 
-/// Makes a tree beside the target; it becomes the target, as it is or packed, when it is whole, or it goes. What is
-/// packed can also be another tree that is `there` already.
+/// What becomes the target.
+enum Content<'t> {
+    /// A tree that is made, with this power: without root there are files in place of devices.
+    Made(Power),
+    There(&'t Path),
+}
+
+/// Makes a tree beside the target; it becomes the target, as it is or packed, when it is whole, or it goes.
 fn stage(
     target: &Path,
     options: &Options,
-    there: Option<&Path>,
+    content: Content,
     work: impl FnOnce(&Path, &Path) -> Result<()>,
 ) -> Result<u8> {
     let form = target::form(target, options.format);
@@ -124,7 +150,11 @@ fn stage(
     };
     let output = || if to_stdout { Output::Stdout } else { Output::File(staging.file()) };
     let root = staging.root();
-    let all = || work(&root, staging.scratch()).and_then(|()| form.make(there.unwrap_or(&root), output()));
+    let (there, stand_ins) = match content {
+        Content::There(path) => (path, false),
+        Content::Made(power) => (root.as_path(), power != Power::Root),
+    };
+    let all = || work(&root, staging.scratch()).and_then(|()| form.make(there, stand_ins, output()));
     let end = supervise::run(|| match all() {
         Ok(()) => 0,
         Err(error) => {
@@ -163,5 +193,5 @@ fn pack(source: &Path, target: &Path, options: &Options) -> Result<u8> {
         ));
     }
     tree::Tree::open(source).map_err(|error| Kind::Asked.because("cannot pack", error))?;
-    stage(target, options, Some(source), |_, _| Ok(()))
+    stage(target, options, Content::There(source), |_, _| Ok(()))
 }

@@ -17,6 +17,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use tar::{EntryType, Header};
 
 use crate::sys;
+use crate::tree;
 use crate::trouble::Kind;
 
 const OPEN: OFlag = OFlag::O_RDONLY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK);
@@ -26,18 +27,25 @@ struct Packer<W: Write> {
     /// Times after this are this.
     latest: Option<i64>,
     device: u64,
+    /// Empty files in the places of devices are packed as devices.
+    stand_ins: bool,
     /// The first name of files with several.
     links: HashMap<u64, PathBuf>,
 }
 
 /// Writes the tree below `root`; what is mounted in it is not part of it, sockets are left out.
-pub fn pack(root: &Path, out: impl Write) -> Result<()> {
+pub fn pack(root: &Path, stand_ins: bool, out: impl Write) -> Result<()> {
     let failed = || format!("cannot pack '{}'", root.display());
     let dir: OwnedFd =
         openat(nix::fcntl::AT_FDCWD, root, OPEN | OFlag::O_DIRECTORY, Mode::empty()).with_context(failed)?;
     let stat = fstat(&dir)?;
-    let mut packer =
-        Packer { out: tar::Builder::new(out), latest: epoch()?, device: stat.st_dev, links: HashMap::new() };
+    let mut packer = Packer {
+        out: tar::Builder::new(out),
+        latest: epoch()?,
+        device: stat.st_dev,
+        stand_ins,
+        links: HashMap::new(),
+    };
     packer.directory(dir, Path::new(""), &stat).with_context(failed)?;
     packer.out.into_inner().and_then(|mut out| out.flush()).with_context(failed)
 }
@@ -97,6 +105,13 @@ impl<W: Write> Packer<W> {
                 let dir = openat(dir, name, OPEN | OFlag::O_DIRECTORY, Mode::empty())?;
                 let stat = fstat(&dir)?;
                 self.directory(dir, path, &stat)
+            }
+            libc::S_IFREG if self.stand_ins && stat.st_size == 0 && device_of(path).is_some() => {
+                let (major, minor) = device_of(path).unwrap_or_default();
+                let mut header = self.header(&stat, EntryType::Char);
+                header.set_device_major(major as u32)?;
+                header.set_device_minor(minor as u32)?;
+                self.put(&mut header, &full, None, std::io::empty(), 0)
             }
             libc::S_IFREG => self.file(dir, name, &full),
             libc::S_IFLNK => {
@@ -201,6 +216,10 @@ impl<W: Write> Packer<W> {
             false => Ok(self.out.append_pax_extensions(pairs)?),
         }
     }
+}
+
+fn device_of(path: &Path) -> Option<(u64, u64)> {
+    tree::NODES.iter().find(|(node, ..)| path == Path::new(node)).map(|(.., number)| *number)
 }
 
 /// Attributes that belong to the tree, not to the machine: labels and an overlay's notes stay where they are.

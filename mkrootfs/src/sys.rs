@@ -16,6 +16,26 @@ pub fn umask(mask: u32) {
 /// Makes all calls that wait for the disk succeed at once, in this process and all that it becomes or starts
 /// (seccomp(2)). What they are to protect from, a power cut, the renaming at the end protects from too.
 pub fn swallow_sync() -> Result<()> {
+    swallow(&[
+        libc::SYS_fsync,
+        libc::SYS_fdatasync,
+        libc::SYS_sync,
+        libc::SYS_syncfs,
+        libc::SYS_msync,
+        libc::SYS_sync_file_range,
+    ])
+}
+
+/// Makes all changes of owners succeed without being done: for a user namespace that has one id only.
+pub fn swallow_chown() -> Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    const OLD: &[libc::c_long] = &[libc::SYS_chown, libc::SYS_lchown];
+    #[cfg(not(target_arch = "x86_64"))]
+    const OLD: &[libc::c_long] = &[];
+    swallow(&[OLD, &[libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_setgroups]].concat())
+}
+
+fn swallow(calls: &[libc::c_long]) -> Result<()> {
     #[cfg(target_arch = "x86_64")]
     const ARCH: u32 = 0xc000_003e; // AUDIT_ARCH_X86_64
     #[cfg(target_arch = "aarch64")]
@@ -23,30 +43,14 @@ pub fn swallow_sync() -> Result<()> {
     #[cfg(target_arch = "riscv64")]
     const ARCH: u32 = 0xc000_00f3; // AUDIT_ARCH_RISCV64
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
-    return Ok(());
+    return Ok(drop(calls));
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
-    {
-        let mut program = sync_filter(ARCH);
-        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-        // SAFETY: the kernel copies the program, which lives over the call, and checks it.
-        let done = unsafe {
-            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as libc::c_ulong, &filter, 0, 0)
-        };
-        Errno::result(done).map(drop)
-    }
+    unshare::sys::seccomp_filter(&swallowing(ARCH, calls))
 }
 
 /// Loads the architecture, lets foreign ones pass, and answers 0 to the calls of the list.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
-fn sync_filter(arch: u32) -> Vec<libc::sock_filter> {
-    const CALLS: [libc::c_long; 6] = [
-        libc::SYS_fsync,
-        libc::SYS_fdatasync,
-        libc::SYS_sync,
-        libc::SYS_syncfs,
-        libc::SYS_msync,
-        libc::SYS_sync_file_range,
-    ];
+fn swallowing(arch: u32, calls: &[libc::c_long]) -> Vec<libc::sock_filter> {
     let op = |code: u32, jt: usize, jf: usize, k: u32| libc::sock_filter {
         code: code as u16,
         jt: jt as u8,
@@ -59,9 +63,9 @@ fn sync_filter(arch: u32) -> Vec<libc::sock_filter> {
         libc::BPF_RET | libc::BPF_K,
     );
     // struct seccomp_data: int nr; __u32 arch; …
-    let mut program = vec![op(load, 0, 0, 4), op(equal, 0, CALLS.len() + 1, arch), op(load, 0, 0, 0)];
-    for (at, call) in CALLS.iter().enumerate() {
-        program.push(op(equal, CALLS.len() - at, 0, *call as u32));
+    let mut program = vec![op(load, 0, 0, 4), op(equal, 0, calls.len() + 1, arch), op(load, 0, 0, 0)];
+    for (at, call) in calls.iter().enumerate() {
+        program.push(op(equal, calls.len() - at, 0, *call as u32));
     }
     program.push(op(answer, 0, 0, libc::SECCOMP_RET_ALLOW));
     program.push(op(answer, 0, 0, libc::SECCOMP_RET_ERRNO));

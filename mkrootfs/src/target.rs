@@ -110,16 +110,16 @@ impl Form {
     }
 
     /// Makes it of the tree at `root`.
-    pub fn make(self, root: &Path, out: Output) -> Result<()> {
+    pub fn make(self, root: &Path, stand_ins: bool, out: Output) -> Result<()> {
         match (self, out) {
             (Form::Directory, _) => Ok(()),
             (Form::Tar(packing), Output::Stdout) => {
-                tar(root, packing, io::stdout().as_fd().try_clone_to_owned()?.into())
+                tar(root, stand_ins, packing, io::stdout().as_fd().try_clone_to_owned()?.into())
             }
             (Form::Tar(packing), Output::File(path)) => {
                 let file =
                     File::create_new(&path).with_context(|| format!("cannot make '{}'", path.display()))?;
-                tar(root, packing, file.try_clone()?)?;
+                tar(root, stand_ins, packing, file.try_clone()?)?;
                 file.sync_all().with_context(|| format!("cannot write '{}'", path.display()))
             }
             (Form::Image(image), Output::File(path)) => make_image(image, root, &path),
@@ -142,24 +142,24 @@ fn find(program: &str) -> Option<PathBuf> {
     dirs.map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-fn tar(root: &Path, packing: Packing, out: File) -> Result<()> {
+fn tar(root: &Path, stand_ins: bool, packing: Packing, out: File) -> Result<()> {
     match packing {
-        Packing::None => pack::pack(root, io::BufWriter::with_capacity(1 << 20, out)),
+        Packing::None => pack::pack(root, stand_ins, io::BufWriter::with_capacity(1 << 20, out)),
         // No name and no time in the head: the bytes depend on the tree alone.
-        Packing::Gzip => pack::pack(root, GzBuilder::new().write(out, Compression::new(6))),
+        Packing::Gzip => pack::pack(root, stand_ins, GzBuilder::new().write(out, Compression::new(6))),
         // The number of threads is fixed, as it shows in the bytes.
-        Packing::Zstd => through("zstd", &["-q", "-c", "-3", "-T2"], root, out),
-        Packing::Xz => through("xz", &["-q", "-c", "-6", "-T2"], root, out),
+        Packing::Zstd => through("zstd", &["-q", "-c", "-3", "-T2"], root, stand_ins, out),
+        Packing::Xz => through("xz", &["-q", "-c", "-6", "-T2"], root, stand_ins, out),
     }
 }
 
 /// Through a program that packs what it reads.
-fn through(program: &str, arguments: &[&str], root: &Path, out: File) -> Result<()> {
+fn through(program: &str, arguments: &[&str], root: &Path, stand_ins: bool, out: File) -> Result<()> {
     let mut command = Command::new(find(program).unwrap_or_else(|| program.into()));
     command.args(arguments).stdin(Stdio::piped()).stdout(out);
     let mut child = command.spawn().with_context(|| format!("cannot run '{program}'"))?;
     let stdin = child.stdin.take().expect("it is a pipe");
-    let packed = pack::pack(root, io::BufWriter::with_capacity(1 << 20, stdin));
+    let packed = pack::pack(root, stand_ins, io::BufWriter::with_capacity(1 << 20, stdin));
     let status = child.wait().with_context(|| format!("cannot wait for '{program}'"))?;
     if !status.success() {
         bail!("'{program}' failed: {status}");

@@ -142,14 +142,17 @@ fn library_dirs(arch: &str) -> &'static [&'static str] {
     }
 }
 
-/// What every program expects in /dev before anybody mounts one there.
-pub fn make_devices(tree: &Tree) -> Result<()> {
-    #[rustfmt::skip]
-    const NODES: [(&str, u32, (u64, u64)); 8] = [
-        ("null", 0o666, (1, 3)), ("zero", 0o666, (1, 5)), ("full", 0o666, (1, 7)), ("random", 0o666, (1, 8)),
-        ("urandom", 0o666, (1, 9)), ("tty", 0o666, (5, 0)), ("console", 0o666, (5, 1)),
-        ("ptmx", 0o666, (5, 2)),
-    ];
+/// Character devices by path, mode and number.
+#[rustfmt::skip]
+pub const NODES: [(&str, u32, (u64, u64)); 8] = [
+    ("dev/null", 0o666, (1, 3)), ("dev/zero", 0o666, (1, 5)), ("dev/full", 0o666, (1, 7)),
+    ("dev/random", 0o666, (1, 8)), ("dev/urandom", 0o666, (1, 9)), ("dev/tty", 0o666, (5, 0)),
+    ("dev/console", 0o666, (5, 1)), ("dev/ptmx", 0o666, (5, 2)),
+];
+
+/// What every program expects in /dev before anybody mounts one there. Where devices cannot be made, empty files
+/// stand in their places: to mount on, and for a tar file to have devices there.
+pub fn make_devices(tree: &Tree, can: bool) -> Result<()> {
     const LINKS: [(&str, &str); 4] = [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
@@ -159,8 +162,12 @@ pub fn make_devices(tree: &Tree) -> Result<()> {
     for dir in ["dev/pts", "dev/shm"] {
         tree.make_dir(dir)?;
     }
-    for (name, mode, number) in NODES {
-        tree.device(&format!("dev/{name}"), mode, number)?;
+    for (path, mode, number) in NODES {
+        if can {
+            tree.device(path, mode, number)?;
+        } else {
+            tree.write(path, b"", mode)?;
+        }
     }
     for (name, target) in LINKS {
         tree.symlink(target, &format!("dev/{name}"))?;
