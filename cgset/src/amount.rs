@@ -91,11 +91,11 @@ pub fn list(text: &str, value: &str) -> Result<Amount> {
 }
 
 /// The numbers of a list, in order and once each; an empty list has none.
-pub fn numbers(list: &str) -> Option<Vec<u16>> {
+pub fn numbers(list: &str) -> Option<Vec<i32>> {
     let mut all = Vec::new();
     let number = |text: &str| {
         let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        text.parse::<u16>().ok().filter(|_| plain)
+        text.parse::<u16>().ok().filter(|_| plain).map(i32::from)
     };
     for part in list.trim().split(',').filter(|_| !list.trim().is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -127,7 +127,7 @@ pub fn processors(text: &str, value: &str) -> Result<Amount> {
 }
 
 /// "1.50" is (150, 2); exact, unlike a float.
-fn decimal(text: &str) -> Option<(u128, u32)> {
+pub fn decimal(text: &str) -> Option<(u128, u32)> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let all_digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
     if whole.is_empty() || (part.is_empty() && text.contains('.')) || !all_digits(whole) || !all_digits(part)
@@ -140,29 +140,32 @@ fn decimal(text: &str) -> Option<(u128, u32)> {
     Some((format!("{whole}{part}").parse().ok()?, part.len() as u32))
 }
 
-fn scaled(number: u128, scale: u32) -> Option<u64> {
+pub fn scaled(number: u128, scale: u32) -> Option<u64> {
     u64::try_from(number / 10u128.pow(scale)).ok()
 }
 
 /// 99999744 is "95.4M"; as short as people write it.
 pub fn human(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut unit = "";
-    for next in ["K", "M", "G", "T"] {
-        // 1023.95 would print as 1024.0 of the smaller unit.
-        if value < 1023.95 {
+    let mut text = String::new();
+    for (shift, unit) in [(0, ""), (10, "K"), (20, "M"), (30, "G"), (40, "T")] {
+        let tenths = (u128::from(bytes) * 10 + ((1 << shift) >> 1)) >> shift;
+        text = format!("{}{unit}", with_point(tenths as u64, 1));
+        if tenths < 10_240 {
             break;
         }
-        value /= 1024.0;
-        unit = next;
     }
-    let text = format!("{value:.1}");
-    format!("{}{unit}", text.strip_suffix(".0").unwrap_or(&text))
+    text
 }
 
 /// 1500000 millionths are "1.5".
 pub fn human_cpu(millionths: u64) -> String {
-    let text = format!("{:.2}", millionths as f64 / MILLION as f64);
+    with_point((millionths + 5000) / 10_000, 2)
+}
+
+/// 150 with 2 places is "1.5". Floats would do it too; they make the program a tenth larger.
+fn with_point(number: u64, places: usize) -> String {
+    let one = 10u64.pow(places as u32);
+    let text = format!("{}.{:0places$}", number / one, number % one);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 

@@ -9,6 +9,7 @@ use lexopt::Arg::{Long, Short, Value};
 use lexopt::Parser;
 use unshare::fail::{Usage, hint, text};
 
+use crate::amount;
 use crate::words::{self, Word};
 
 const HELP: &str = "\
@@ -405,9 +406,9 @@ fn iterations(word: &str) -> Result<u64> {
 
 /// Whole seconds or a decimal fraction, a hundredth at least.
 fn delay(word: &str) -> Result<Duration> {
-    let plain = word.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    match word.parse::<f64>() {
-        Ok(seconds) if plain && (0.01..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+    let micros = amount::decimal(word).and_then(|(number, scale)| amount::scaled(number * 1_000_000, scale));
+    match micros {
+        Some(micros @ 10_000..=86_400_000_000) => Ok(Duration::from_micros(micros)),
         _ => Err(usage(format!("'{word}' is not a time from 0.01 to 86400 seconds"))),
     }
 }

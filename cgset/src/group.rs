@@ -44,7 +44,9 @@ pub fn existing(layout: &Layout, parent: Option<&Parent>, group: &Group) -> Resu
             places.push(place);
         }
     }
-    places.sort_by_key(|place| place.hierarchy != *layout.tracker());
+    if let Some(at) = places.iter().position(|place| place.hierarchy == *layout.tracker()) {
+        places[..=at].rotate_right(1);
+    }
     Ok(places)
 }
 

@@ -71,13 +71,14 @@ impl Watch {
         Ok(Watch { places: places.to_vec(), sources, before: counters::oom_kills(places) })
     }
 
-    pub fn wait(&self) -> Result<Ended> {
+    /// Comes back after a kill, and with `empty_too` when nobody is inside; not where the first has yet to enter.
+    pub fn wait(&self, empty_too: bool) -> Result<Ended> {
         let mut soon = None;
         loop {
             if self.kills() > 0 {
                 return Ok(Ended::Killed);
             }
-            if group::all_members(&self.places).is_empty() {
+            if empty_too && group::all_members(&self.places).is_empty() {
                 // The last one may have been killed just now.
                 return Ok(if self.kills() > 0 { Ended::Killed } else { Ended::Empty });
             }
@@ -136,7 +137,7 @@ fn notice(top: &Path) -> Result<Source> {
 /// --wait-oom: ends with 0 when nobody is inside any more, and with `status` after a kill.
 pub fn wait(places: &[Place], name: &str, status: u8) -> Result<()> {
     let watch = Watch::new(places)?;
-    if watch.wait()? == Ended::Empty {
+    if watch.wait(true)? == Ended::Empty {
         return Ok(());
     }
     eprintln!("cgset: {name}: {}", counters::kills_line(places, watch.kills()));

@@ -112,9 +112,8 @@ pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
     // Time used is counted by a tree of its own on v1.
     let counted = |h: &Hierarchy| request.wants_time() && h.has("cpuacct");
     let needed = |h: &Hierarchy| words.iter().any(|w| h.takes(w)) || counted(h);
-    let mut trees: Vec<&Hierarchy> = layout.ours().collect();
-    trees.sort_by_key(|h| *h != layout.tracker());
-    for hierarchy in trees {
+    let others = layout.ours().filter(|h| *h != layout.tracker());
+    for hierarchy in [layout.tracker()].into_iter().chain(others) {
         let exists = existing.iter().any(|p| p.hierarchy == *hierarchy);
         if exists || needed(hierarchy) || hierarchy == layout.tracker() {
             let place = Place::new(layout, hierarchy, parent, &request.group)?;

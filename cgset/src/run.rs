@@ -110,7 +110,7 @@ fn guard_as_unit(watch: &Watch, places: &[Place]) -> Option<Pid> {
     let tie = DeathTie::before_fork(Signal::SIGKILL as i32);
     match unshare::sys::fork() {
         Ok(ForkResult::Child) => {
-            if tie.bind().is_ok() && watch.wait().is_ok_and(|end| end == oom::Ended::Killed) {
+            if tie.bind().is_ok() && watch.wait(false).is_ok_and(|end| end == oom::Ended::Killed) {
                 let _ = remove::kill_members(places);
             }
             exit(0)

@@ -161,5 +161,5 @@ fn size(bytes: Option<u64>) -> String {
 }
 
 fn seconds(usec: u64) -> String {
-    format!("{:.3}s", usec as f64 / 1e6)
+    format!("{}.{:03}s", usec / MILLION, usec / 1000 % 1000)
 }

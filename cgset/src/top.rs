@@ -19,6 +19,9 @@ use crate::layout::Layout;
 use crate::list::{Node, cut};
 use crate::sys;
 
+/// In microseconds.
+const SECOND: u128 = 1_000_000;
+
 /// Counters at one moment.
 struct Sample {
     at: Instant,
@@ -36,8 +39,8 @@ struct Counts {
 struct Record {
     group: String,
     procs: u64,
-    /// 100 is one processor.
-    cpu: Option<f64>,
+    /// 1000 is one processor.
+    cpu: Option<u64>,
     memory: Option<u64>,
     /// Bytes a second.
     read: Option<u64>,
@@ -100,29 +103,30 @@ fn time_of_processes(node: &Node) -> Option<u64> {
 
 /// The busiest first.
 fn compare(before: &Sample, now: &Sample) -> Vec<Record> {
-    let seconds = (now.at - before.at).as_secs_f64().max(1e-6);
-    let rate = |new: u64, old: u64| (new.saturating_sub(old) as f64 / seconds) as u64;
+    let micros = (now.at - before.at).as_micros().max(1);
+    let rate = |new: u64, old: u64, of: u128| (u128::from(new.saturating_sub(old)) * of / micros) as u64;
     let mut records = Vec::new();
     for (name, new) in &now.groups {
         let old = before.groups.get(name);
         // A counter starts with the group.
         let cpu = new.cpu_usec.map(|usec| {
             let old = old.and_then(|old| old.cpu_usec).unwrap_or(0);
-            usec.saturating_sub(old) as f64 / seconds / 1e4
+            rate(usec, old, 1000)
         });
         let old = old.and_then(|old| old.moved).unwrap_or((0, 0));
-        let (read, write) = (new.moved.map(|m| rate(m.0, old.0)), new.moved.map(|m| rate(m.1, old.1)));
+        let (read, write) =
+            (new.moved.map(|m| rate(m.0, old.0, SECOND)), new.moved.map(|m| rate(m.1, old.1, SECOND)));
         let (procs, memory) = (new.procs, new.memory);
         records.push(Record { group: name.clone(), procs, cpu, memory, read, write });
     }
-    let busy = |record: &Record| ((record.cpu.unwrap_or(0.0) * 10.0) as u64, record.memory);
-    records.sort_by(|a, b| busy(b).cmp(&busy(a)).then_with(|| a.group.cmp(&b.group)));
+    let busy = |record: &Record| (record.cpu, record.memory);
+    records.sort_unstable_by(|a, b| busy(b).cmp(&busy(a)).then_with(|| a.group.cmp(&b.group)));
     records
 }
 
 impl Record {
     fn json(&self) -> Value {
-        let cpu = self.cpu.map(|cpu| (cpu * 10.0).round() / 10.0);
+        let cpu = self.cpu.map(|tenths| tenths as f64 / 10.0);
         json!({"group": self.group, "procs": self.procs, "cpu_percent": cpu, "mem": self.memory,
                "read_bps": self.read, "write_bps": self.write})
     }
@@ -130,7 +134,7 @@ impl Record {
     /// CPU, memory, read, write.
     fn columns(&self, unknown: &str) -> [String; 4] {
         let size = |bytes: Option<u64>| bytes.map_or(unknown.to_owned(), human);
-        let cpu = self.cpu.map_or(unknown.to_owned(), |cpu| format!("{cpu:.1}"));
+        let cpu = self.cpu.map_or(unknown.to_owned(), |cpu| format!("{}.{}", cpu / 10, cpu % 10));
         [cpu, size(self.memory), size(self.read), size(self.write)]
     }
 }
