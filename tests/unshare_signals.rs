@@ -17,12 +17,25 @@ struct Running {
 impl Running {
     fn start(options: &[&str], script: &str) -> Running {
         let mut command = Command::new(tool("unshare"));
-        command.args(options).args(["sh", "-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(options).args(["sh", "-c", script]);
+        Running::start_command(command)
+    }
+
+    /// On a terminal of its own, by script(1).
+    fn on_terminal(options: &str, script: &str) -> Running {
+        let mut command = Command::new("script");
+        let line = format!("stty -echo; exec '{}' {options} sh -c \"$PROGRAM\"", tool("unshare").display());
+        command.args(["-q", "-e", "-c", &line, "/dev/null"]).env("PROGRAM", script).env("SHELL", "/bin/sh");
+        Running::start_command(command)
+    }
+
+    fn start_command(mut command: Command) -> Running {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
+        assert_eq!(line.trim_end(), "ready");
         Running { child, out }
     }
 
@@ -44,6 +57,10 @@ impl Running {
         self.out.read_to_string(&mut text).unwrap();
         (status.code().unwrap_or_else(|| 128 + status.signal().unwrap()), text)
     }
+}
+
+fn children(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
 }
 
 #[test]
@@ -98,6 +115,30 @@ fn a_list_says_which_signals_are_forwarded() {
     run("unshare", &["--forward-signals=KILL", "true"]).ended_with(1).said("KILL");
 }
 
+/// Ctrl-C goes to the whole foreground group: to the child once, and to one that has left the group by us.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn what_the_terminal_sends_reaches_the_child_once() {
+    if theirs() {
+        return; // util-linux sends it twice
+    }
+    let script = "trap 'echo got' INT; trap 'echo end; exit 5' USR1; echo ready; \
+                  while :; do sleep 0.02; done";
+    for options in ["-f", "-f --new-session", "--init", "--init --new-session"] {
+        let options = format!("{options} --forward-signals=INT,USR1");
+        let mut running = Running::on_terminal(&options, script);
+        running.say("\x03");
+        let mut line = String::new();
+        running.out.read_line(&mut line).unwrap();
+        assert_eq!(line.trim_end(), "got", "{options}");
+        // What had been sent twice would come before this.
+        let mut kill = Command::new("kill");
+        kill.args(["-USR1", children(running.child.id()).trim()]);
+        finish(kill, "").ended_with(0);
+        assert_eq!(running.end(), (5, "end\r\n".into()), "{options}");
+    }
+}
+
 #[test]
 #[ignore = "needs root: tests/run"]
 fn the_parent_dies_of_the_childs_signal() {
@@ -131,9 +172,8 @@ fn a_stopped_child_is_not_followed() {
         "trap 'exit 4' USR1; echo ready; kill -STOP $$; while :; do sleep 0.02; done",
     );
     let me = running.child.id();
-    let children = || std::fs::read_to_string(format!("/proc/{me}/task/{me}/children")).unwrap();
     let state = |pid: &str| std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap();
-    let child = children();
+    let child = children(me);
     eventually("the child is stopped", || state(&child).contains(") T "));
     eventually("the parent waits", || state(&me.to_string()).contains(") S "));
     for signal in ["USR1", "CONT"] {

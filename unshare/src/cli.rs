@@ -4,11 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use nix::mount::MsFlags;
 use nix::sys::signal::SigSet;
 use unshare::caps::Caps;
-use unshare::fail::text;
+use unshare::fail::{hint, text};
 use unshare::limits::Limit;
 use unshare::ns::{self, Kind};
 use unshare::options::{Arg::*, Parser, unexpected};
@@ -219,7 +219,8 @@ fn world(o: &mut Options, arg: &lexopt::Arg<'_>, parser: &mut Parser) -> Result<
 
 fn number<N: std::str::FromStr>(what: &str, value: OsString) -> Result<N> {
     let word = text(value)?;
-    word.parse().map_err(|_| anyhow!("failed to parse {what}: '{word}'"))
+    // strtol(3), which util-linux asks, passes over blanks before.
+    word.trim_start().parse().map_err(|_| anyhow!("failed to parse {what}: '{word}'"))
 }
 
 fn nice(value: OsString) -> Result<i32> {
@@ -234,14 +235,14 @@ fn owner(word: &str) -> Result<(u32, u32)> {
         let (uid, gid) = word.split_once(':')?;
         Some((uid.parse().ok()?, gid.parse().ok()?))
     };
-    ids().with_context(|| format!("failed to parse owner: '{word}': UID:GID is expected"))
+    ids().ok_or_else(|| hint(anyhow!("failed to parse owner: '{word}'"), "UID:GID, two numbers"))
 }
 
 fn setgroups(word: &str) -> Result<Setgroups> {
     match word {
         "allow" => Ok(Setgroups::Allow),
         "deny" => Ok(Setgroups::Deny),
-        _ => bail!("unsupported --setgroups argument '{word}': allow or deny"),
+        _ => Err(hint(anyhow!("unsupported --setgroups argument '{word}'"), "allow or deny")),
     }
 }
 
@@ -251,7 +252,10 @@ fn propagation(word: &str) -> Result<Propagation> {
         "shared" => Propagation::Set(MsFlags::MS_SHARED),
         "slave" => Propagation::Set(MsFlags::MS_SLAVE),
         "unchanged" => Propagation::Unchanged,
-        _ => bail!("unsupported propagation mode: {word}: private, shared, slave or unchanged"),
+        _ => {
+            let error = anyhow!("unsupported propagation mode: {word}");
+            return Err(hint(error, "private, shared, slave or unchanged"));
+        }
     })
 }
 
@@ -329,7 +333,7 @@ mod tests {
             (&["-G", "-1"], "failed to parse gid: '-1'"),
             (&["--monotonic", "x"], "failed to parse monotonic offset: 'x'"),
             (&["--map-users", "1:2"], "invalid mapping '1:2'"),
-            (&["--owner", "5"], "failed to parse owner: '5': UID:GID is expected"),
+            (&["--owner", "5"], "failed to parse owner: '5'"),
             (&["--nice", "20"], "failed to parse nice value: '20': -20 to 19"),
             (&["--nice=x"], "failed to parse nice value: 'x'"),
         ] {

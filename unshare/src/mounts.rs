@@ -122,7 +122,7 @@ fn fill(world: &World, table: &[Line], root: &OwnedFd) -> Result<()> {
 fn in_root(world: &World, dir: &Path) -> Result<PathBuf> {
     let dir = world.wd.as_deref().unwrap_or(Path::new("")).join(dir);
     match &world.root {
-        Root::Same => std::path::absolute(&dir).with_context(|| format!("cannot find '{}'", dir.display())),
+        Root::Same => std::path::absolute(&dir).with_context(|| format!("mount '{}' failed", dir.display())),
         _ => Ok(Path::new("/").join(dir)),
     }
 }

@@ -13,10 +13,10 @@
 //! When it fails it says why and ends; its status is then that of the whole.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io::{Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
 use anyhow::{Context, Error, Result, anyhow};
@@ -114,7 +114,7 @@ fn wait(pid: Pid) -> i32 {
     }
 }
 
-fn serve(mut line: UnixStream, target: &std::path::Path, tasks: &Tasks) -> Result<()> {
+fn serve(mut line: UnixStream, target: &Path, tasks: &Tasks) -> Result<()> {
     let mut word = [0];
     // The end of the line: this is over before it began.
     while line.read(&mut word).context("cannot read the request")? == 1 {
@@ -128,7 +128,7 @@ fn serve(mut line: UnixStream, target: &std::path::Path, tasks: &Tasks) -> Resul
     Ok(())
 }
 
-fn map(target: &std::path::Path, tasks: &Tasks) -> Result<()> {
+fn map(target: &Path, tasks: &Tasks) -> Result<()> {
     let (first, last): (Vec<_>, Vec<_>) = tasks.writes.iter().partition(|(file, _)| *file == "setgroups");
     write(target, first)?;
     for (file, program, ranges) in
@@ -146,37 +146,40 @@ fn map(target: &std::path::Path, tasks: &Tasks) -> Result<()> {
     write(target, last)
 }
 
-fn write<'a>(
-    target: &std::path::Path,
-    writes: impl IntoIterator<Item = &'a (&'static str, String)>,
-) -> Result<()> {
+fn write<'a>(target: &Path, writes: impl IntoIterator<Item = &'a (&'static str, String)>) -> Result<()> {
     for (file, text) in writes {
         write_one(target, file, text)?;
     }
     Ok(())
 }
 
-/// Writes a file of /proc/PID, whole, as these want it.
-pub fn write_one(target: &std::path::Path, file: &str, text: &str) -> Result<()> {
+/// Writes a file of /proc/PID, whole, as these want it; about itself in the words of util-linux, for which
+/// scripts look.
+pub fn write_one(target: &Path, file: &str, text: &str) -> Result<()> {
     let path = target.join(file);
     const PAGE: usize = 4096; // user_namespaces(7)
     if text.len() >= PAGE {
         return Err(anyhow!("{} too large for kernel 4k limit", path.display()));
     }
-    match fs::write(&path, text) {
+    let (no_open, no_write) = match target.ends_with("self") {
+        true => ("cannot open", "write failed"),
+        false => ("failed to open", "failed to write"),
+    };
+    let mut opened = match OpenOptions::new().write(true).open(&path) {
         // Before 3.19 setgroups(2) needs no permission of its own.
-        Err(e) if file == "setgroups" && e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        done => done.with_context(|| format!("write failed {}", path.display())),
-    }
+        Err(e) if file == "setgroups" && e.kind() == ErrorKind::NotFound => return Ok(()),
+        opened => opened.with_context(|| format!("{no_open} {}", path.display()))?,
+    };
+    opened.write_all(text.as_bytes()).with_context(|| format!("{no_write} {}", path.display()))
 }
 
 /// newuidmap(1), newgidmap(1): set-id programs that know which ids are whose.
-fn by_program(program: &str, target: &std::path::Path, ranges: &[Range]) -> Result<()> {
+fn by_program(program: &str, target: &Path, ranges: &[Range]) -> Result<()> {
     let number = target.file_name().unwrap_or_default();
     let fields =
         ranges.iter().flat_map(|r| [r.inner, r.outer, r.count]).map(|n| OsString::from(n.to_string()));
     let status = Command::new(program).arg(number).args(fields).status().map_err(|error| {
-        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        let missing = error.kind() == ErrorKind::NotFound;
         let error = Error::new(ExecError::new(program.into(), error));
         if missing { hint(error, "apt-get install uidmap") } else { error }
     })?;
@@ -187,7 +190,7 @@ fn by_program(program: &str, target: &std::path::Path, ranges: &[Range]) -> Resu
     exit(status.code().unwrap_or(1))
 }
 
-fn bind(target: &std::path::Path, binds: &[(&'static Kind, PathBuf)]) -> Result<()> {
+fn bind(target: &Path, binds: &[(&'static Kind, PathBuf)]) -> Result<()> {
     for (kind, file) in binds {
         let source = target.join(kind.for_children);
         mount(Some(&source), file, None::<&str>, MsFlags::MS_BIND, None::<&str>)

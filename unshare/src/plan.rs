@@ -14,7 +14,7 @@ use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
 use unshare::caps::Caps;
-use unshare::fail::{Usage, hint};
+use unshare::fail::hint;
 use unshare::limits::Limit;
 use unshare::ns::{self, Kind};
 use unshare::seccomp::Profile;
@@ -200,22 +200,21 @@ fn add_jail(o: &mut Options) -> Result<()> {
 
 /// What excludes or needs what.
 fn check(o: &Options) -> Result<()> {
-    let usage = |text: &str| bail!(Usage(text.to_owned()));
     let own_group_map = o.map_group.is_some() && o.map_groups.is_empty() && o.owner.is_none();
     if o.setgroups == Some(Setgroups::Allow) && own_group_map {
-        return usage("options --setgroups=allow and --map-group are mutually exclusive");
+        bail!("options --setgroups=allow and --map-group are mutually exclusive");
     }
     if (o.monotonic.is_some() || o.boottime.is_some()) && !kinds(o).contains(ns::NEWTIME) {
-        return usage("options --monotonic and --boottime require unsharing of a time namespace (-T)");
+        bail!("options --monotonic and --boottime require unsharing of a time namespace (-T)");
     }
     if o.root.is_some() && o.pivot_root.is_some() {
-        return usage("options --root and --pivot-root are mutually exclusive");
+        bail!("options --root and --pivot-root are mutually exclusive");
     }
     if o.pivot_root.is_some() && o.propagation == Propagation::Set(MsFlags::MS_SHARED) {
-        return usage("--pivot-root and --propagation shared exclude each other, see pivot_root(2)");
+        bail!("--pivot-root and --propagation shared exclude each other, see pivot_root(2)");
     }
     if !o.keep_fds.is_empty() && !o.close_fds {
-        return usage("--keep-fd needs --close-fds");
+        bail!("--keep-fd needs --close-fds");
     }
     Ok(())
 }

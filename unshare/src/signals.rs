@@ -14,6 +14,12 @@ use crate::sys;
 pub fn parse(word: &str) -> Result<i32> {
     let upper = word.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let name = match name {
+        "IOT" => "ABRT",
+        "CLD" => "CHLD",
+        "POLL" => "IO",
+        name => name,
+    };
     let found = match name.strip_prefix("RT") {
         Some(rest) => real_time(rest),
         None => Signal::from_str(&format!("SIG{name}")).ok().map(|signal| signal as i32),
@@ -84,6 +90,7 @@ mod tests {
             assert_eq!(parse(word).unwrap(), 15, "{word}");
         }
         assert_eq!(or_kill(None).unwrap(), 9);
+        assert_eq!((parse("CLD").unwrap(), parse("SIGIOT").unwrap()), (17, 6)); // the old names
     }
 
     #[test]
