@@ -6,6 +6,7 @@
 //! before (open_tree(2), Linux 5.2), as nobody can bind what lies in another mount namespace.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -18,7 +19,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{ForkResult, chroot, fchdir};
 use unshare::child::{End, Held, Wait, end_as};
 use unshare::fail::{self, Statuses, Usage};
-use unshare::fstab::{Bind, Line};
+use unshare::fstab::{self, Bind, Line};
 use unshare::{rooted, sys};
 
 use crate::enter::{self, With};
@@ -72,23 +73,36 @@ pub fn load(lines: Vec<Line>, entered: CloneFlags) -> Result<Vec<Load>> {
 fn copy(line: &Line, how: Bind) -> Result<Tree> {
     let source = open(line.source.as_os_str(), PLACE, Mode::empty())?;
     let is_dir = is_dir(&source)?;
-    let tree = match how {
+    let clone = |how| match how {
         Bind::One => sys::open_tree_clone_one(source.as_fd()),
         Bind::Recursive => sys::open_tree_clone(source.as_fd()),
     };
-    let fd = tree.map_err(|errno| match errno {
+    let fd = clone(how).map_err(|errno| match errno {
         Errno::ENOSYS => fail::hint(Error::new(errno), "this needs Linux 5.2: mount it before the start"),
         _ => Error::new(errno),
     })?;
-    let unfinished = match sys::mount_setattr_private(fd.as_fd(), line.attributes()) {
-        Err(Errno::ENOSYS) if how == Bind::Recursive && !line.flags.is_empty() => {
-            let error = Error::new(Errno::ENOSYS).context("a recursive bind with options");
-            return Err(fail::hint(error, "needs Linux 5.12: --fstab-line 'SOURCE TARGET none bind,ro'"));
+    match sys::mount_setattr_private(fd.as_fd(), line.attributes()) {
+        // Later by mount(2), which changes one mount only.
+        Err(Errno::ENOSYS) if how == Bind::One || line.flags.is_empty() => {
+            Ok(Tree { fd, is_dir, unfinished: true })
         }
-        Err(Errno::ENOSYS) => true,
-        done => done.map(|()| false)?,
-    };
-    Ok(Tree { fd, is_dir, unfinished })
+        Err(Errno::ENOSYS) if !mounts_below(&source)? => {
+            Ok(Tree { fd: clone(Bind::One)?, is_dir, unfinished: true })
+        }
+        Err(Errno::ENOSYS) => {
+            let error = Error::new(Errno::ENOSYS).context("a bind with options, and mounts below it");
+            Err(fail::hint(error, "needs Linux 5.12: --fstab-line 'SOURCE TARGET none bind,ro' for each"))
+        }
+        done => Ok(done.map(|()| Tree { fd, is_dir, unfinished: false })?),
+    }
+}
+
+fn mounts_below(place: &OwnedFd) -> Result<bool> {
+    let mut prefix = std::fs::read_link(by_fd(place))?.into_os_string();
+    prefix.push("/");
+    let mounts = std::fs::read("/proc/self/mountinfo")?;
+    let mut points = mounts.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));
+    Ok(points.any(|point| fstab::unescape(point).as_bytes().starts_with(prefix.as_bytes())))
 }
 
 /// Mounts all of them, or none. `root` is that of the target; that of the mount namespace, when there is none.

@@ -125,10 +125,12 @@ fn parent_user(o: &Options, wanted: &[(CloneFlags, Source)]) -> Result<OwnedFd> 
 
 /// The namespace in which a socket of the target was made, which may be none that a process is in.
 fn net_of_socket(pid: Pid, pidfd: Option<&OwnedFd>, number: i32) -> Result<OwnedFd> {
-    let pidfd = pidfd.context(format!("cannot take descriptor {number} of process {pid}"));
-    let pidfd = pidfd.map_err(|e| fail::hint(e, "this needs Linux 5.6"))?;
-    let socket = sys::pidfd_getfd(pidfd.as_fd(), number)
-        .with_context(|| format!("cannot take descriptor {number} of process {pid}"))?;
+    let socket = pidfd.map_or(Err(Errno::ENOSYS), |pidfd| sys::pidfd_getfd(pidfd.as_fd(), number));
+    let socket = socket.with_context(|| format!("cannot take descriptor {number} of process {pid}"));
+    let socket = socket.map_err(|e| match e.downcast_ref() {
+        Some(Errno::ENOSYS) => fail::hint(e, "this needs Linux 5.6"),
+        _ => e,
+    })?;
     sys::net_of_socket(socket.as_fd()).with_context(|| {
         format!("descriptor {number} of process {pid} is no socket with a network namespace")
     })

@@ -1,12 +1,12 @@
 //! seal: run from a copy of ourselves that nobody can write to (memfd_create(2), CVE-2019-5736).
 //!
 //! Who is in the pid namespace that we enter, and holds CAP_SYS_PTRACE, can open the binary of a process that has
-//! not become its program yet, and write to it later. Without that capability our being undumpable stops him. With
-//! all capabilities there is nothing to protect: the machine is his. Between the two is the jail that may debug.
+//! not become its program yet, and write to it later. Without that capability our being undumpable stops him. Who
+//! has all capabilities that we have is in no jail. Between the two is the jail that may debug.
 
 use std::ffi::CString;
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result};
@@ -20,9 +20,8 @@ use unshare::caps::{self, Caps};
 /// Comes back at once where it is not needed, and in the copy.
 pub fn against(target: Pid) -> Result<()> {
     // A target that is gone, or that we may not look at, is told of by what opens it.
-    let Ok(status) = fs::read_to_string(format!("/proc/{target}/status")) else { return Ok(()) };
-    let (bounding, _) = caps::of_status(&status)?;
-    if !is_a_jail_that_may_debug(bounding) {
+    let Ok(theirs) = bounding_set(&target.to_string()) else { return Ok(()) };
+    if !may_debug(theirs) || holds_all(theirs, bounding_set("self")?) {
         return Ok(());
     }
     let ourselves = File::open("/proc/self/exe").context("cannot open /proc/self/exe")?;
@@ -35,10 +34,23 @@ pub fn against(target: Pid) -> Result<()> {
     run_copy(ourselves).context("cannot run from a sealed copy")
 }
 
-fn is_a_jail_that_may_debug(bounding: Caps) -> bool {
-    const SYS_PTRACE: u64 = 1 << 19;
-    let all = bounding.0 & bounding.0.wrapping_add(1) == 0; // ones up to the last capability of the kernel
-    bounding.0 & SYS_PTRACE != 0 && !all
+/// Two reads, where fs::read_to_string would need nine.
+fn bounding_set(process: &str) -> Result<Caps> {
+    let path = format!("/proc/{process}/status");
+    let mut text = Vec::with_capacity(8192);
+    let read = File::open(&path).and_then(|file| file.take(1 << 20).read_to_end(&mut text));
+    read.with_context(|| format!("cannot read {path}"))?;
+    let (bounding, _) = caps::of_status(&String::from_utf8_lossy(&text)).context(path)?;
+    Ok(bounding)
+}
+
+fn may_debug(theirs: Caps) -> bool {
+    theirs.0 & (1 << 19) != 0
+}
+
+/// Theirs is no jail when they may do all that we may; no boundary is crossed then.
+fn holds_all(theirs: Caps, ours: Caps) -> bool {
+    ours.0 & !theirs.0 == 0
 }
 
 fn run_copy(mut ourselves: File) -> Result<()> {
@@ -73,9 +85,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_for_those_who_may_debug_but_not_do_all() {
-        let jail = |bounding| is_a_jail_that_may_debug(Caps(bounding));
-        assert!(!jail(0x1ff_ffff_ffff) && !jail(0x3f_ffff_ffff) && !jail(0xa004_05fb) && !jail(0));
-        assert!(jail(0xa00c_05fb) && jail(0x1ff_ffff_fffe));
+    fn a_jail_has_less_than_we() {
+        let jail = |theirs, ours| may_debug(Caps(theirs)) && !holds_all(Caps(theirs), Caps(ours));
+        assert!(!jail(0x1ff_ffff_ffff, 0x1ff_ffff_ffff) && !jail(0xa004_05fb, 0x1ff_ffff_ffff));
+        assert!(jail(0xa00c_05fb, 0x1ff_ffff_ffff) && !jail(0xa00c_05fb, 0xa00c_05fb));
     }
 }

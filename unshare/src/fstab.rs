@@ -207,7 +207,7 @@ fn option(line: &mut Line, word: &OsStr) -> Result<()> {
 }
 
 /// fstab(5): a space is \040, a tab \011, a newline \012, a backslash \134.
-fn unescape(field: &[u8]) -> OsString {
+pub fn unescape(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {
