@@ -374,6 +374,36 @@ fn a_jail_hides_and_protects_the_kernels_knobs() {
         .printed("CapBnd:\t00000000a00405fb\nLinux\n4\n"); // 0 1 2 and the directory ls reads
 }
 
+/// No device can be made there, and no sysfs be mounted: both are the caller's, read-only where it matters.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn an_ordinary_user_can_have_a_jail_too() {
+    if theirs() {
+        return;
+    }
+    let script = r#"
+        id -u
+        cat /dev/zero | /bin/busybox head -c 3 | /bin/busybox wc -c
+        touch /sys/new 2>/dev/null || echo refused
+        (echo x >/sys/kernel/uevent_helper) 2>/dev/null && echo written
+        ls /sys/fs/cgroup /sys/firmware 2>/dev/null | grep -v : | grep .
+        [ -d /sys/class/net ] && hostname
+    "#;
+    for options in ["", "--net"] {
+        inside(&format!(
+            r#"{TREE}
+            chown -R 65534 $T/root
+            setpriv --reuid=65534 --regid=65534 --clear-groups "$BIN/unshare" -r --jail {options} --hostname poor \
+                --pivot-root $T/root /bin/sh -c '{}'
+            "$BIN/unshare" -r --jail {options} sh -c 'id -u; test -c /dev/null && test -d /sys/class && echo whole'
+        "#,
+            script
+        ))
+        .ended_with(0)
+        .printed("0\n3\nrefused\npoor\n0\nwhole\n");
+    }
+}
+
 #[test]
 #[ignore = "needs root: tests/run"]
 fn inherited_descriptors_are_closed_but_those_to_be_kept() {

@@ -1,6 +1,6 @@
 //! dev: a private /dev on tmpfs: the harmless devices, terminals of its own, shared memory, the fd links.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -28,18 +28,30 @@ const LINKS: [(&str, &str); 5] = [
 /// `bind`: the devices come from the host by bind mounts, as a user namespace may not make any.
 pub fn make(root: BorrowedFd<'_>, bind: bool) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    // Before anything lies over them, as in a root that stays the same.
+    let hosts = if bind { hosts_nodes()? } else { Vec::new() };
     mount_on(root, Path::new("/dev"), "tmpfs", flags, "mode=755,size=64k")?;
     let dev = rooted::open_path(root, Path::new("/dev"))?;
     let old = umask(Mode::empty());
-    let done = fill(root, dev.as_fd(), bind);
+    let done = fill(root, dev.as_fd(), &hosts);
     umask(old);
     done
 }
 
-fn fill(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, bind: bool) -> Result<()> {
-    for (name, major, minor) in NODES {
-        if bind {
-            bind_node(dev, name).with_context(|| format!("cannot bind '/dev/{name}'"))?;
+fn hosts_nodes() -> Result<Vec<OwnedFd>> {
+    let open_one = |(name, ..): (&str, u64, u64)| {
+        let path = format!("/dev/{name}");
+        open(path.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .with_context(|| format!("cannot open '{path}'"))
+    };
+    NODES.into_iter().map(open_one).collect()
+}
+
+/// `hosts`: the devices to bind, in the order of `NODES`; none: make them.
+fn fill(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, hosts: &[OwnedFd]) -> Result<()> {
+    for (at, (name, major, minor)) in NODES.into_iter().enumerate() {
+        if let Some(source) = hosts.get(at) {
+            bind_node(source, dev, name).with_context(|| format!("cannot bind '/dev/{name}'"))?;
         } else {
             mknodat(dev, name, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))
                 .with_context(|| format!("cannot make '/dev/{name}'"))?;
@@ -68,11 +80,9 @@ fn mount_pts(root: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-fn bind_node(dev: BorrowedFd<'_>, name: &str) -> Result<()> {
-    let path = format!("/dev/{name}");
-    let source = open(path.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+fn bind_node(source: &OwnedFd, dev: BorrowedFd<'_>, name: &str) -> Result<()> {
     let made = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
     openat(dev, name, made, Mode::from_bits_truncate(0o666))?;
     let place = openat(dev, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
-    bind_on(&source, &place, MsFlags::MS_BIND)
+    bind_on(source, &place, MsFlags::MS_BIND)
 }

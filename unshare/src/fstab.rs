@@ -101,18 +101,23 @@ impl Line {
         })
     }
 
-    /// The flags as mount_setattr(2) has them (MOUNT_ATTR_*, linux/mount.h).
+    /// Its flags for mount_setattr(2).
     pub fn attributes(&self) -> u64 {
-        const ATTRIBUTES: [(MsFlags, u64); 6] = [
-            (MsFlags::MS_RDONLY, 1),
-            (MsFlags::MS_NOSUID, 2),
-            (MsFlags::MS_NODEV, 4),
-            (MsFlags::MS_NOEXEC, 8),
-            (MsFlags::MS_NOATIME, 0x10),
-            (MsFlags::MS_NODIRATIME, 0x80),
-        ];
-        ATTRIBUTES.iter().filter(|(flag, _)| self.flags.contains(*flag)).fold(0, |set, (_, bit)| set | bit)
+        attributes(self.flags)
     }
+}
+
+/// Flags as mount_setattr(2) has them (MOUNT_ATTR_*, linux/mount.h).
+pub fn attributes(flags: MsFlags) -> u64 {
+    const ATTRIBUTES: [(MsFlags, u64); 6] = [
+        (MsFlags::MS_RDONLY, 1),
+        (MsFlags::MS_NOSUID, 2),
+        (MsFlags::MS_NODEV, 4),
+        (MsFlags::MS_NOEXEC, 8),
+        (MsFlags::MS_NOATIME, 0x10),
+        (MsFlags::MS_NODIRATIME, 0x80),
+    ];
+    ATTRIBUTES.iter().filter(|(flag, _)| flags.contains(*flag)).fold(0, |set, (_, bit)| set | bit)
 }
 
 /// One line; None for an empty one, a comment, and swap.

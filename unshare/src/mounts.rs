@@ -13,7 +13,7 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev};
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
-use unshare::fstab::{Bind, Line};
+use unshare::fstab::{self, Bind, Line};
 use unshare::{fail, rooted, sys};
 
 use crate::plan::{Root, World};
@@ -152,17 +152,32 @@ fn mount_proc(world: &World, root: BorrowedFd<'_>, dir: &Path) -> Result<()> {
 }
 
 /// Where the sysfs of this very network namespace is there already the kernel says EBUSY: then a part of that
-/// one, without what is mounted below.
+/// one, without what is mounted below. Where the network namespace belongs to another user namespace it says
+/// EPERM: then the caller's, with all below it, as nobody may look under mounts of others.
 fn mount_sys(root: BorrowedFd<'_>) -> Result<()> {
     let (dir, flags) = (Path::new("/sys"), KERNEL | MsFlags::MS_RDONLY);
-    match mount_on(root, dir, "sysfs", flags, "") {
-        Err(e) if e.downcast_ref() == Some(&Errno::EBUSY) => {
-            let place = rooted::open_path(root, dir)?;
-            bind_on(&place, &place, MsFlags::MS_BIND)?;
-            remount(&rooted::open_path(root, dir)?, flags)
-        }
-        done => done,
+    let done = mount_on(root, dir, "sysfs", flags, "");
+    let errno = done.as_ref().err().and_then(|e| e.downcast_ref().copied());
+    let place = match errno {
+        Some(Errno::EBUSY | Errno::EPERM) => rooted::open_path(root, dir)?,
+        _ => return done,
+    };
+    if errno == Some(Errno::EBUSY) {
+        bind_on(&place, &place, MsFlags::MS_BIND)?;
+        return remount(&rooted::open_path(root, dir)?, flags);
     }
+    let callers = open("/sys", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    bind_on(&callers, &place, MsFlags::MS_BIND | MsFlags::MS_REC)?;
+    sys::mount_setattr_all(rooted::open_path(root, dir)?.as_fd(), fstab::attributes(flags))
+        .context("cannot make the caller's read-only")
+        .map_err(|e| match e.downcast_ref() {
+            Some(Errno::ENOSYS) => {
+                fail::hint(e, "needs Linux 5.12, or a network namespace of its own: --net")
+            }
+            _ => e,
+        })?;
+    // A new sysfs shows no groups either.
+    mount_on(root, Path::new("/sys/fs/cgroup"), "tmpfs", flags, "size=0")
 }
 
 fn mount_line(root: BorrowedFd<'_>, line: &Line) -> Result<()> {

@@ -132,10 +132,13 @@ pub fn close_range(first: u32, last: u32) {
     if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
         return;
     }
-    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
-        .map_or(1024, |(soft, _)| soft.min(1 << 16)) as u32;
-    for fd in first..last.min(limit) {
-        close(fd as i32);
+    // All are read before one is closed: the listing itself needs one.
+    let listed: Vec<i32> = std::fs::read_dir("/proc/self/fd").map_or_else(
+        |_| (0..1 << 16).collect(),
+        |fds| fds.flatten().filter_map(|fd| fd.file_name().to_str()?.parse().ok()).collect(),
+    );
+    for fd in listed.into_iter().filter(|fd| (first..=last).contains(&(*fd as u32))) {
+        close(fd);
     }
 }
 
