@@ -696,6 +696,11 @@ fn a_firewall_that_drops_by_default_is_named() {
         if [ "$(cat /proc/sys/net/bridge/bridge-nf-call-iptables 2>/dev/null)" = 1 ]; then
             netns switch add br1 2>$T/err; says "between ships"
         fi
+        # Foreign tables are in nobody's way, and the old iptables is seen as well.
+        nft flush ruleset; nft 'add table ip filter; add chain ip filter INPUT { type filter hook input priority 0; policy drop; }'
+        netns switch add br2 --address 10.2.0.254/24 --nat 2>$T/err; same "$(cat $T/err)" ""
+        iptables-legacy -P FORWARD DROP
+        netns switch add br3 --address 10.3.0.254/24 --nat 2>$T/err; says "warning: policy drop of 'iptables FORWARD'"
     "#)
     .ended_with(0);
 }

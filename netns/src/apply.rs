@@ -11,6 +11,7 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use unshare::fail::{hint, print};
 
 use crate::address::Cidr;
+use crate::filters;
 use crate::link::{self, LinkSpec, Onto};
 use crate::machine::{Machine, need_capabilities};
 use crate::nat::{self, Nft, Wanted};
@@ -414,16 +415,15 @@ fn act(machine: &mut Machine, plan: Plan<'_>) -> Result<Outcome> {
     machine.signals.check()?;
     let lines =
         plan.nats.iter().map(|(line, _)| *line).chain(plan.publications.iter().map(|(line, _, _)| *line));
-    let ruleset = match (&plan.nft, lines.last()) {
-        (Some(nft), Some(line)) => Some(nft.ensure(&wanted).map_err(|error| about(line, error))?),
-        _ => None,
-    };
+    if let (Some(nft), Some(line)) = (&plan.nft, lines.last()) {
+        nft.ensure(&wanted).map_err(|error| about(line, error))?;
+    }
     let outside = !wanted.masquerade.is_empty();
     let mut watched = new;
     watched.extend(wanted.masquerade.into_iter().map(|(switch, _)| switch));
     watched.sort();
     watched.dedup();
-    Ok(Outcome { chosen, watched, outside, ruleset })
+    Ok(Outcome { chosen, watched, outside })
 }
 
 fn make_links(
@@ -474,12 +474,11 @@ struct Outcome {
     chosen: Vec<String>,
     watched: Vec<String>,
     outside: bool,
-    ruleset: Option<nat::Ruleset>,
 }
 
 impl Outcome {
     fn tell(self) -> Result<()> {
-        nat::warn_of_filters(&self.watched, self.outside, self.ruleset);
+        filters::warn(&self.watched, self.outside);
         print(&self.chosen.iter().map(|cidr| format!("{cidr}\n")).collect::<String>())
     }
 }

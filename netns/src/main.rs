@@ -5,6 +5,7 @@ mod apply;
 mod cli;
 mod delete;
 mod exec;
+mod filters;
 mod link;
 mod list;
 mod machine;

@@ -22,7 +22,6 @@ use crate::publish::{self, Published};
 
 pub const TABLE: &str = "slipway";
 const MEMORY: &str = "forwarding-was-0";
-const BRIDGE_CALLS: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
 /// One of the two protocols.
 struct Family {
@@ -115,7 +114,7 @@ impl Nft {
     /// One transaction, any number of times to the same effect; after it nothing can fail, for the switches
     /// of the kernel are open before. Where all is there already no transaction is made: even one that
     /// changes nothing waits for the kernel (RCU), 12 ms in every start of a ship.
-    pub fn ensure(&self, wanted: &Wanted) -> Result<Ruleset> {
+    pub fn ensure(&self, wanted: &Wanted) -> Result<()> {
         let present = self.ruleset()?;
         let mut commands = Vec::new();
         let mut closed = Vec::new();
@@ -159,8 +158,7 @@ impl Nft {
                 );
             }
         }
-        local.into_iter().flatten().try_for_each(|file| write_one(file, "route_localnet"))?;
-        Ok(present)
+        local.into_iter().flatten().try_for_each(|file| write_one(file, "route_localnet"))
     }
 
     /// Takes the chains of `switch` away and what is published on it. False when there was nothing.
@@ -280,65 +278,6 @@ impl Ruleset {
         let wanted: Vec<Value> = subnets.iter().map(|cidr| expressions(family, switch, cidr)).collect();
         present.into_iter().eq(wanted.iter())
     }
-
-    /// Chains that drop what no rule lets pass on its way through the host: Docker's and many firewalls'.
-    /// They see bridged traffic too where br_netfilter is on.
-    pub fn dropping(&self) -> Vec<String> {
-        let drops = |chain: &&Value| chain["hook"] == "forward" && chain["policy"] == "drop";
-        let name = |chain: &Value| {
-            let word = |key: &str| chain[key].as_str().unwrap_or("?").to_owned();
-            format!("{} {} {}", word("family"), word("table"), word("name"))
-        };
-        self.all("chain").filter(drops).map(name).collect()
-    }
-}
-
-/// Whether what passes through a bridge goes through the host's IP filters.
-pub fn bridges_are_filtered() -> bool {
-    fs::read_to_string(BRIDGE_CALLS).is_ok_and(|value| value.trim() == "1")
-}
-
-/// A firewall that drops by default swallows what ships send, without a word: so one from us. `bridged` says
-/// whether it matters even without a way to the outside.
-pub fn warn_of_filters(switches: &[String], outside: bool, ruleset: Option<Ruleset>) {
-    let bridged = bridges_are_filtered();
-    if switches.is_empty() || !(outside || bridged) {
-        return;
-    }
-    let ruleset = ruleset.or_else(|| Nft::find().and_then(|nft| nft.ruleset().ok()));
-    let mut chains = ruleset.map(|ruleset| ruleset.dropping()).unwrap_or_default();
-    chains.extend(dropping_legacy());
-    for chain in chains {
-        let what = if bridged { "between ships and to the outside" } else { "to the outside" };
-        let switches = switches.join("', '");
-        eprintln!("netns: warning: policy drop of '{chain}' will swallow traffic of '{switches}' {what}");
-    }
-}
-
-/// The chains of the old iptables, which nft does not see. The tables are asked for only where they are in
-/// use: to ask is to load them.
-fn dropping_legacy() -> Vec<String> {
-    let mut chains = Vec::new();
-    for (names, program, word) in [
-        ("/proc/net/ip_tables_names", "iptables-legacy", "iptables FORWARD"),
-        ("/proc/net/ip6_tables_names", "ip6tables-legacy", "ip6tables FORWARD"),
-    ] {
-        let used = fs::read_to_string(names).is_ok_and(|list| list.lines().any(|line| line == "filter"));
-        if !used {
-            continue;
-        }
-        // Where there is only one iptables it has the plain name.
-        let listed = [program, program.trim_end_matches("-legacy")].into_iter().find_map(|program| {
-            Command::new(program).args(["-S", "FORWARD"]).stderr(Stdio::null()).output().ok()
-        });
-        let drops = |output: std::process::Output| {
-            String::from_utf8_lossy(&output.stdout).lines().any(|line| line == "-P FORWARD DROP")
-        };
-        if listed.is_some_and(drops) {
-            chains.push(word.to_owned());
-        }
-    }
-    chains
 }
 
 /// What nft takes in the name of a chain.
@@ -407,12 +346,5 @@ mod tests {
         for bad in ["br;x", "br{", "br$x", "br#"] {
             assert!(check_switch(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn dropping_chains_are_named() {
-        let chain = |family: &str, policy: &str| json!({"chain": {"family": family, "table": "filter", "name": "FORWARD", "hook": "forward", "policy": policy}});
-        let present = Ruleset(vec![chain("ip", "drop"), chain("ip6", "accept"), chain("inet", "drop")]);
-        assert_eq!(present.dropping(), ["ip filter FORWARD", "inet filter FORWARD"]);
     }
 }

@@ -142,9 +142,13 @@ const BUFFER: usize = 32 * 1024;
 impl Socket {
     /// A route socket of the network namespace that this process is in now; there it stays.
     pub fn open() -> Result<Socket> {
-        let fd =
-            socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
-                .context("cannot open a netlink socket")?;
+        Socket::of(SockProtocol::NetlinkRoute)
+    }
+
+    /// The same of another family of netlink.
+    pub fn of(protocol: SockProtocol) -> Result<Socket> {
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+            .context("cannot open a netlink socket")?;
         // Before 4.12 there are no texts; the error number is then all that there is.
         let _ = sys::netlink_option(fd.as_fd(), libc::NETLINK_EXT_ACK);
         Ok(Socket { fd, sequence: 0, buffer: vec![0; BUFFER] })
