@@ -296,6 +296,67 @@ fn limits_of_the_kernel_are_named() {
         .said("hint: sysctl -w user.max_net_namespaces=N (now 0;");
 }
 
+#[test]
+#[ignore = "needs root: tests/run"]
+fn what_people_meet_has_a_hint() {
+    if theirs() {
+        return;
+    }
+    let user = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    for (script, error, hint) in [
+        (
+            "\"$BIN/unshare\" -r --mount-proc true",
+            "mount /proc failed: Operation not permitted",
+            "add --pid --fork",
+        ),
+        (
+            "mount --bind /dev/null /proc/uptime; \"$BIN/unshare\" -rpf --mount-proc true",
+            "mount /proc failed: Operation not permitted",
+            "the /proc outside is partly hidden",
+        ),
+        (
+            "exec \"$BIN/unshare\" -p sh -c 'sh -c :; exec \"$BIN/unshare\" -f true'",
+            "fork failed: Cannot allocate memory",
+            "make it with --fork",
+        ),
+        ("$USER \"$BIN/unshare\" -n true", "unshare failed: Operation not permitted", "--map-root-user (-r)"),
+    ] {
+        inside(&script.replace("$USER", user))
+            .ended_with(1)
+            .said(&format!("unshare: {error}\nhint: "))
+            .said(hint);
+    }
+    let chroot = r#"
+        mkdir -p $T/root/proc $T/root/bin
+        mount -t proc proc $T/root/proc
+        cp "$BIN/unshare" $T/root/bin/unshare
+        for lib in $(ldd "$BIN/unshare" 2>/dev/null | grep -o '/[^ ]*'); do
+            mkdir -p $T/root${lib%/*}; cp $lib $T/root$lib
+        done
+        chroot $T/root /bin/unshare -r true
+    "#;
+    inside(chroot).ended_with(1).said("unshare failed: Operation not permitted").said("chroot(2)");
+}
+
+/// To who sits at a terminal, and only there.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_pid_namespace_without_a_fork_is_warned_about_at_a_terminal() {
+    if theirs() {
+        return;
+    }
+    let at_terminal = |arguments: &str| {
+        let mut command = Command::new("script");
+        let line = format!("'{}' {arguments}", tool("unshare").display());
+        command.args(["-q", "-e", "-c", &line, "/dev/null"]).env("SHELL", "/bin/sh");
+        finish(command, "").ended_with(0).out
+    };
+    assert!(at_terminal("-p sh -c :").contains("unshare: --pid without --fork (-f)"));
+    assert_eq!(at_terminal("-p true"), "");
+    assert_eq!(at_terminal("-pf sh -c :"), "");
+    assert_eq!(run("unshare", &["-p", "sh", "-c", ":"]).ended_with(0).err, "");
+}
+
 /// A kernel that knows no pid namespaces in unshare(2), as before 3.8, and one that lacks pidfds.
 #[test]
 #[ignore = "needs root: tests/run"]

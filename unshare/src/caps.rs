@@ -163,4 +163,16 @@ mod tests {
         let status = "CapBnd:\t00000000a80425fb\nNoNewPrivs:\t1\n";
         assert_eq!(of_status(status).unwrap(), (Caps(0xa804_25fb), true));
     }
+
+    #[test]
+    fn fuzz_lists_take_anything() {
+        crate::fuzz::rounds(3000, |dice| {
+            let _ = Caps::parse(&dice.text("cap_sysadminet,CHOWN \u{e9}", 24));
+            let names: Vec<_> = (0..dice.below(5)).map(|_| NAMES[dice.below(41) as usize]).collect();
+            if let Ok(set) = Caps::parse(&names.join(",")) {
+                assert!((0..64).all(|n| set.has(n) == names.contains(&NAMES.get(n).copied().unwrap_or("-"))));
+            }
+            let _ = of_status(&dice.text("CapBnd:\t0af\nNoNewPrivs1 ", 40));
+        });
+    }
 }

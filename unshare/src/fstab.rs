@@ -299,4 +299,21 @@ mod tests {
             assert!(parse(text.as_bytes()).unwrap_err().to_string().contains(why), "{text}");
         }
     }
+
+    #[test]
+    fn fuzz_lines_take_anything() {
+        crate::fuzz::rounds(3000, |dice| {
+            let line = dice.text("/a \t\\0479#,=bindrotmpfsx-mount.mkdirnofailloop\u{e9}", 60);
+            if let Ok(Some(line)) = parse(line.as_bytes()) {
+                assert!(line.target.is_absolute() && (line.bind.is_none() || line.data.is_empty()));
+            }
+            let words =
+                ["ro", "rw", "bind", "rbind", "size=1", "x-mount.mkdir", "nofail", "rslave", "dev", ""];
+            let options: Vec<_> = (0..dice.below(5)).map(|_| words[dice.below(10) as usize]).collect();
+            if let Ok(Some(line)) = parse(format!("/a /b none {}", options.join(",")).as_bytes()) {
+                let last = options.iter().rfind(|word| ["ro", "rw"].contains(word));
+                assert_eq!(line.flags.contains(MsFlags::MS_RDONLY), last == Some(&"ro"));
+            }
+        });
+    }
 }

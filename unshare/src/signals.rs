@@ -130,4 +130,15 @@ mod tests {
             assert!(to_forward(Some(bad.into())).is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn fuzz_names_take_anything() {
+        crate::fuzz::rounds(2000, |dice| {
+            let word = dice.text("sigSIGRTMINMAX+-0123456789kilTERM,\u{df}\u{130}", 14);
+            if let Ok(number) = parse(&word) {
+                assert!((1..=64).contains(&number), "{word}");
+            }
+            let _ = to_forward(Some(word.into()));
+        });
+    }
 }
