@@ -1,6 +1,8 @@
 #!/bin/sh
-# What cgset promises where systemd manages the tree: to be run as root by a systemd that is process 1, with cgset on
-# PATH. Prints a line for each promise; ends with the number of broken ones.
+# vm: -k 6.1 -g v2 -M overlay
+# What cgset promises where systemd manages the tree: run by a systemd that is process 1, or else it starts one, the
+# host's own, in a pid namespace on a writable copy of the host's root. Prints a line for each promise; ends with
+# the number of broken ones.
 set -u
 
 broken=0
@@ -68,9 +70,53 @@ a_units_group_is_told() {
 	[ $status = 0 ] && grep -q 'hint: systemctl set-property --runtime own-test.service' /tmp/err
 }
 
+# start_systemd - as process 1 of a container; its one unit is this script again.
+start_systemd() {
+	root=/run/all
+	mkdir /run/upper /run/work $root
+	mount -t overlay -o lowerdir=/,upperdir=/run/upper,workdir=/run/work overlay $root || return
+	mkdir -p $root/opt/case
+	cp -- "$(command -v cgset)" "$0" $root/opt/case || return
+	cat >$root/etc/systemd/system/case.service <<-END
+		[Unit]
+		DefaultDependencies=no
+		Requires=dbus.socket
+		After=dbus.socket
+		[Service]
+		Type=oneshot
+		Environment=PATH=/opt/case:/usr/sbin:/usr/bin:/sbin:/bin
+		ExecStart=/bin/sh -c '/opt/case/${0##*/} >/opt/case/said 2>&1; echo \$\$? >/opt/case/status'
+	END
+	mount -t proc proc $root/proc
+	mount --rbind /sys $root/sys
+	mount --rbind /dev $root/dev
+	mount -t tmpfs run $root/run
+	mount -t tmpfs tmp $root/tmp
+	/usr/bin/unshare --pid --fork --kill-child --mount-proc=$root/proc chroot $root \
+		env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+		/lib/systemd/systemd --system --unit=case.service --log-target=console --show-status=no \
+		</dev/null >/tmp/systemd.log 2>&1 &
+	i=0
+	until [ -s $root/opt/case/status ]; do
+		i=$((i + 1))
+		if [ $i -ge 450 ] || ! kill -0 $!; then
+			printf 'BROKEN  systemd comes up\n'
+			tail -n 20 /tmp/systemd.log
+			return 1
+		fi
+		sleep 0.2
+	done
+	cat $root/opt/case/said
+	return "$(cat $root/opt/case/status)"
+}
+
 main() {
 	if [ "$(cat /proc/1/comm)" != systemd ]; then
-		echo 'skip    systemd is not process 1 here'
+		if [ ! -x /lib/systemd/systemd ] || [ ! -x /usr/bin/dbus-daemon ]; then
+			echo 'skip    there is no systemd with dbus here: apt-get install systemd dbus'
+			return
+		fi
+		start_systemd
 		return
 	fi
 	promise 'a scope is delegated' a_scope_is_delegated
