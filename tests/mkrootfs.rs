@@ -1184,6 +1184,88 @@ fn extended_attributes_are_cloned() {
     assert!(sh("getcap \"$1\"", &[place.at("copy/ping").to_str().unwrap()]).contains("cap_net_raw=ep"));
 }
 
+// ---- looking at roots ----
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn verify_says_what_dpkg_says() {
+    let mut archive = Archive::new();
+    archive.add("doc", "", &[("usr/share/doc/a", "a", 0o644), ("usr/share/doc/b", "b", 0o644)], &[]);
+    archive.run(&["--include=doc", "--no-updates"]).ended_with(0);
+    let root = archive.place.at("out/root");
+    mkrootfs(&["verify"], &[&root]).ended_with(0).printed("");
+    let broken = "cd \"$1\"; echo other > usr/share/doc/a; rm usr/share/doc/b; echo mine > etc/base.conf";
+    sh(broken, &[root.to_str().unwrap()]);
+    let lines = "??5?????? c /etc/base.conf\n??5??????   /usr/share/doc/a\nmissing     /usr/share/doc/b\n";
+    mkrootfs(&["verify"], &[&root]).ended_with(1).printed(lines);
+    let theirs = "chroot \"$1\" dpkg -V | sort -k 2";
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    // dpkg of 1.21 checks sums only; the states of the same lines are the same.
+    assert_eq!(sorted(&sh(theirs, &[root.to_str().unwrap()])), sorted(lines));
+    sh(
+        "sed -i '/^Package: libapt$/,/^$/d' \"$1\"/var/lib/dpkg/status; \
+         sed -i '/^Package: doc$/,/^$/s/ok installed/ok half-installed/' \"$1\"/var/lib/dpkg/status",
+        &[root.to_str().unwrap()],
+    );
+    let said = mkrootfs(&["verify"], &[&root]).ended_with(1).out;
+    assert!(said.contains("doc: install ok half-installed\n"), "{said}");
+    assert!(said.contains("'apt' needs 'libapt | none'"), "{said}");
+    mkrootfs(&["verify"], &[&archive.place.at("out")])
+        .ended_with(2)
+        .said("there is no '/var/lib/dpkg/status'");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn diff_tells_each_difference_and_no_more() {
+    let place = Place::new();
+    let (one, two) = (rich_tree(&place), place.at("two"));
+    mkrootfs(&["clone"], &[&one, &two]).ended_with(0);
+    sh(
+        "mkdir -p \"$1\"/var/log; echo today > \"$1\"/var/log/dpkg.log; mkdir -p \"$2\"/var/log",
+        &[one.to_str().unwrap(), two.to_str().unwrap()],
+    );
+    let diff = || mkrootfs(&["diff"], &[&one, &two]);
+    diff().ended_with(0).printed("");
+    sh(
+        "cd \"$1\"; echo more >> dir/file; chmod 600 suid; ln -sf /else link; rm pipe; : > new; chown 7 dir; \
+         setfattr -n user.k -v x dir/deep",
+        &[two.to_str().unwrap()],
+    );
+    let (a, b) = (one.display(), two.display());
+    diff().ended_with(1).printed(&format!(
+        "differs: /dir: owner 0:0, 7:0\ndiffers: /dir/deep: attributes\ndiffers: /dir/deep/hard: content\n\
+         differs: /dir/file: content\ndiffers: /link: owner 3:4, 0:0; target /etc/passwd, /else\n\
+         only in {b}: /new\nonly in {a}: /pipe\ndiffers: /suid: mode 106755, 100600\n"
+    ));
+    mkrootfs(&["diff"], &[&one, &place.at("none")]).ended_with(2).said("No such file");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_foreign_root_is_configured_later() {
+    let mut archive = Archive::new();
+    archive.add("pre", "", &[], &[("preinst", "#!/bin/sh\necho $1 $DPKG_MAINTSCRIPT_PACKAGE > /etc/pre\n")]);
+    let root = archive.place.at("out/root");
+    archive.run(&["--include=pre", "--no-updates", "--foreign"]).ended_with(0);
+    let status = || fs::read_to_string(root.join("var/lib/dpkg/status")).unwrap();
+    assert_eq!(status().matches("install ok unpacked").count(), 5);
+    assert!(!root.join("etc/pre").exists() && root.join("usr/sbin/policy-rc.d").exists());
+    mkrootfs(&["configure"], &[&root]).ended_with(0);
+    assert_eq!(status().matches("install ok installed").count(), 5);
+    assert_eq!(fs::read_to_string(root.join("etc/pre")).unwrap(), "install pre\n");
+    assert!(!root.join("usr/sbin/policy-rc.d").exists());
+    // Once more: nothing is left to do.
+    mkrootfs(&["configure", "--progress=line"], &[&root]).ended_with(0).said("0 packages configured");
+    let foreign = status().replace("Architecture: amd64", "Architecture: s390x");
+    fs::write(root.join("var/lib/dpkg/status"), foreign).unwrap();
+    mkrootfs(&["configure"], &[&root]).ended_with(2).said("cannot run programs of 's390x'");
+}
+
 // ---- pack and unpack ----
 
 /// mkrootfs with words and paths.

@@ -13,6 +13,7 @@ use crate::configure;
 use crate::dpkg::{self, Installed};
 use crate::fetch::Fetcher;
 use crate::hook;
+use crate::host;
 use crate::install::Installer;
 use crate::lock;
 use crate::mirror::Source;
@@ -22,6 +23,8 @@ use crate::progress::{Progress, size};
 use crate::resolve::{self, Demand, Selection};
 use crate::suite;
 use crate::tree::{self, Tree};
+use crate::trouble::Kind;
+use crate::verify;
 
 /// What is asked for, checked.
 pub struct Job {
@@ -135,7 +138,7 @@ impl Site<'_> {
     fn bases(&self) -> Option<Bases> {
         let options = &self.job.options;
         let hooks = [&options.setup_hooks, &options.extract_hooks, &options.customize_hooks];
-        let can = self.job.private && hooks.iter().all(|list| list.is_empty());
+        let can = self.job.private && !options.foreign && hooks.iter().all(|list| list.is_empty());
         can.then(|| Bases::open(self.cache))
     }
 
@@ -192,10 +195,14 @@ impl Site<'_> {
         dpkg::write(&tree, &packages)?;
         write_files(job, suites, &tree, selection, &packages)?;
         hook::run("extract-hook", &options.extract_hooks, self.root, self.progress)?;
+        if options.foreign {
+            self.progress.step("unpacked; the second stage is: mkrootfs configure");
+            return Ok(tree);
+        }
         configure::configure(self.root, &packages, job.power == Power::Root, self.progress)?;
         self.tell("configured");
         clean(&tree)?;
-        verify(&tree, packages.len())?;
+        verify_all(&tree, packages.len())?;
         hook::run("customize-hook", &options.customize_hooks, self.root, self.progress)?;
         Ok(tree)
     }
@@ -317,8 +324,43 @@ fn tidy(tree: &Tree) -> Result<()> {
     }
 }
 
+/// What --foreign has left out, on a machine that can run it.
+pub fn second_stage(root: &Path, options: &Options) -> Result<()> {
+    let started = Instant::now();
+    let progress = Progress::new(options);
+    let tree = Tree::open(root).map_err(|error| Kind::Asked.because("cannot configure", error))?;
+    let status = verify::status(&tree)?;
+    host::arch(verify::architecture(&status), false)?;
+    let waiting = verify::unpacked(&tree, &status)?;
+    let mut index = Index::default();
+    index.add(&status, 0);
+    let packages: Vec<Installed> = waiting
+        .into_iter()
+        .filter_map(|(name, control)| {
+            let package = *index.get(&name)?;
+            Some(Installed { package, control, unpacked: Default::default() })
+        })
+        .collect();
+    let count = packages.len();
+    // Where there are none, the host's are mounted for the scripts, and need places.
+    let devices = tree.is_device("dev/null");
+    if !devices {
+        tree.make_dir("dev")?;
+        tree::NODES.iter().try_for_each(|(path, mode, _)| tree.write(path, b"", *mode))?;
+    }
+    configure::configure(root, &packages, devices, &progress)?;
+    if !devices {
+        tree::NODES.iter().try_for_each(|(path, ..)| tree.remove(path))?;
+    }
+    clean(&tree)?;
+    verify_all(&tree, index.len())?;
+    nix::unistd::syncfs(tree.fd()).context("cannot write the tree to the disk")?;
+    progress.step(&format!("{count} packages configured in {:.1?}", started.elapsed()));
+    Ok(())
+}
+
 /// The last word: dpkg's own data base says that all is installed.
-fn verify(tree: &Tree, count: usize) -> Result<()> {
+fn verify_all(tree: &Tree, count: usize) -> Result<()> {
     let status = tree.read("var/lib/dpkg/status").context("cannot read '/var/lib/dpkg/status'")?;
     let status = String::from_utf8_lossy(&status);
     let installed = status.lines().filter(|line| *line == "Status: install ok installed").count();

@@ -17,6 +17,9 @@ Usage: mkrootfs [options] [bootstrap] SUITE TARGET [MIRROR...]
        mkrootfs [options] clone SOURCE TARGET
        mkrootfs [options] pack SOURCE TARGET
        mkrootfs [options] unpack ARCHIVE TARGET
+       mkrootfs [options] configure DIRECTORY
+       mkrootfs verify DIRECTORY
+       mkrootfs diff DIRECTORY DIRECTORY
        mkrootfs [options] cache path|list|prune
 
 Make the root directory TARGET: a minimal Debian of SUITE (bullseye, bookworm,
@@ -39,6 +42,7 @@ standard output.
   --merged-usr, --no-merged-usr
                             /bin, /sbin and /lib are links into /usr, or not
                             [as the suite has it]
+  --foreign                 unpack only; 'configure' does the rest, elsewhere
   --setup-hook COMMAND      run before the packages are unpacked,
   --extract-hook COMMAND    before they are configured,
   --customize-hook COMMAND  and at the end, with the root directory as $1
@@ -65,8 +69,9 @@ standard output.
   -V, --version             print the version
 ";
 
-/// Which commands an option is for: b(ootstrap), l(ist), c(lone), p(ack), u(npack), k: cache.
-const USES: [(&str, &str); 30] = [
+/// Which commands an option is for: b(ootstrap), l(ist), c(lone), p(ack), u(npack),
+/// s: configure, the second stage, v(erify), d(iff), k: cache.
+const USES: [(&str, &str); 31] = [
     ("variant", "bl"),
     ("include", "bl"),
     ("exclude", "bl"),
@@ -78,6 +83,7 @@ const USES: [(&str, &str); 30] = [
     ("lock", "bl"),
     ("merged-usr", "bl"),
     ("no-merged-usr", "bl"),
+    ("foreign", "b"),
     ("setup-hook", "b"),
     ("extract-hook", "b"),
     ("customize-hook", "b"),
@@ -94,9 +100,9 @@ const USES: [(&str, &str); 30] = [
     ("json", "l"),
     ("print-debs", "bl"),
     ("older", "k"),
-    ("progress", "bcpu"),
+    ("progress", "bcpus"),
     ("keep", "bcu"),
-    ("verbose", "bcpu"),
+    ("verbose", "bcpus"),
 ];
 
 /// Words of debootstrap and mmdebstrap for what has another here.
@@ -129,6 +135,7 @@ pub struct Options {
     pub lock: Option<PathBuf>,
     /// None: as the suite has it.
     pub merged: Option<bool>,
+    pub foreign: bool,
     pub setup_hooks: Vec<String>,
     pub extract_hooks: Vec<String>,
     pub customize_hooks: Vec<String>,
@@ -161,6 +168,9 @@ pub enum Command {
     Clone { source: PathBuf, target: PathBuf, options: Options },
     Pack { source: PathBuf, target: PathBuf, options: Options },
     Unpack { source: PathBuf, target: PathBuf, options: Options },
+    Configure { root: PathBuf, options: Options },
+    Verify { root: PathBuf },
+    Diff { one: PathBuf, two: PathBuf },
     Cache { action: CacheAction, options: Options },
 }
 
@@ -181,7 +191,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
-            Short('v') => options.verbose = true,
+            Short('v') => {
+                given.push("verbose");
+                options.verbose = true;
+            }
             Value(word) => words.push(word),
             Long(name) => {
                 let name = ALIASES.iter().find(|(theirs, _)| *theirs == name).map_or(name, |(_, ours)| ours);
@@ -211,6 +224,7 @@ fn option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Res
         "lock" => options.lock = Some(path(parser.value()?)?),
         "merged-usr" => options.merged = Some(true),
         "no-merged-usr" => options.merged = Some(false),
+        "foreign" => options.foreign = true,
         "setup-hook" => options.setup_hooks.push(parser.value()?.string()?),
         "extract-hook" => options.extract_hooks.push(parser.value()?.string()?),
         "customize-hook" => options.customize_hooks.push(parser.value()?.string()?),
@@ -264,6 +278,7 @@ fn defaults() -> Options {
         snapshot: None,
         lock: None,
         merged: None,
+        foreign: false,
         setup_hooks: Vec::new(),
         extract_hooks: Vec::new(),
         customize_hooks: Vec::new(),
@@ -294,6 +309,9 @@ fn command(words: Vec<OsString>, options: Options, given: &[&str]) -> Result<Com
         Some("clone") => ('c', "clone"),
         Some("pack") => ('p', "pack"),
         Some("unpack") => ('u', "unpack"),
+        Some("configure") => ('s', "configure"),
+        Some("verify") => ('v', "verify"),
+        Some("diff") => ('d', "diff"),
         Some("cache") => ('k', "cache"),
         Some("bootstrap") => ('b', "bootstrap"),
         _ => ('b', ""),
@@ -312,6 +330,9 @@ fn command(words: Vec<OsString>, options: Options, given: &[&str]) -> Result<Com
         'c' => Command::Clone { source: path(next("SOURCE")?)?, target: path(next("TARGET")?)?, options },
         'p' => Command::Pack { source: path(next("SOURCE")?)?, target: path(next("TARGET")?)?, options },
         'u' => Command::Unpack { source: path(next("ARCHIVE")?)?, target: path(next("TARGET")?)?, options },
+        's' => Command::Configure { root: path(next("DIRECTORY")?)?, options },
+        'v' => Command::Verify { root: path(next("DIRECTORY")?)? },
+        'd' => Command::Diff { one: path(next("DIRECTORY")?)?, two: path(next("DIRECTORY")?)? },
         'k' => Command::Cache { action: cache_action(&next("path, list or prune")?.string()?)?, options },
         'l' => {
             let suite = suite(&next("SUITE")?.string()?)?;

@@ -30,10 +30,10 @@ pub fn oci_arch(arch: &str) -> &str {
     }
 }
 
-/// The architecture that was asked for, if its programs run here: the packages' scripts must.
-pub fn arch(asked: Option<&str>) -> Result<String> {
+/// The architecture that was asked for, if its programs run here as the packages' scripts must, or none will.
+pub fn arch(asked: Option<&str>, unpack_only: bool) -> Result<String> {
     let arch = asked.unwrap_or(native());
-    let runs = arch == native() || (arch == "i386" && native() == "amd64") || emulated(arch);
+    let runs = unpack_only || arch == native() || (arch == "i386" && native() == "amd64") || emulated(arch);
     if runs {
         return Ok(arch.to_owned());
     }
@@ -41,7 +41,7 @@ pub fn arch(asked: Option<&str>) -> Result<String> {
     Err(Kind::Asked.hinted(
         format!("cannot run programs of '{arch}'"),
         why,
-        "apt-get install qemu-user-static binfmt-support",
+        "apt-get install qemu-user-static binfmt-support, or unpack only with --foreign",
     ))
 }
 

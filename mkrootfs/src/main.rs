@@ -9,6 +9,7 @@ mod cli;
 mod clone;
 mod configure;
 mod deb;
+mod diff;
 mod digest;
 mod dpkg;
 mod extract;
@@ -35,6 +36,7 @@ mod target;
 mod tree;
 mod trouble;
 mod unpack;
+mod verify;
 mod version;
 
 use std::io::IsTerminal;
@@ -96,6 +98,12 @@ fn run(command: Command) -> Result<u8> {
                 source.unpack(root, scratch, &options)
             })
         }
+        Command::Configure { root, options } => {
+            power::take()?;
+            second_stage(&root, &options)
+        }
+        Command::Verify { root } => verify::run(&root).map(|right| u8::from(!right)),
+        Command::Diff { one, two } => diff::run(&one, &two).map(|same| u8::from(!same)),
         Command::List { suite, mirrors, options } => list::run(&job(suite, &mirrors, options)?).map(|()| 0),
         Command::Cache { action, options } => prune::run(action, &options).map(|()| 0),
     }
@@ -110,7 +118,7 @@ fn job(suite: String, mirrors: &[String], options: Options) -> Result<bootstrap:
         snapshot: options.snapshot.as_deref(),
     };
     let sources = mirror::sources(&wish)?;
-    let arch = host::arch(options.arch.as_deref())?;
+    let arch = host::arch(options.arch.as_deref(), options.foreign || options.names)?;
     Ok(bootstrap::Job {
         suite,
         sources,
@@ -178,6 +186,22 @@ fn stage(
             Err(error)
         }
     }
+}
+
+/// Configures a root in its place: what a first stage has unpacked elsewhere.
+fn second_stage(root: &Path, options: &Options) -> Result<u8> {
+    let root = std::path::absolute(root)?;
+    let end = supervise::run(|| match bootstrap::second_stage(&root, options) {
+        Ok(()) => 0,
+        Err(error) => {
+            progress::Progress::new(options).clear();
+            i32::from(report(&error))
+        }
+    })?;
+    Ok(match end {
+        End::Status(status) => status as u8,
+        End::Signal(signal) => 128 + signal as u8,
+    })
 }
 
 /// Packs a tree that is there already.

@@ -158,6 +158,14 @@ pub fn select<'a>(index: &Index<'a>, demand: &Demand) -> Result<Selection<'a>> {
     })
 }
 
+/// Whether all that is installed has what it needs and nothing that it fights with.
+pub fn check_installed(index: &Index, arch: &str) -> Result<()> {
+    let installed = index.packages().filter(|p| p.field("Status") == Some("install ok installed"));
+    let selected = installed.map(|package| (package.name, (*package, Reason::Asked))).collect();
+    let (queue, choices) = (Vec::new(), VecDeque::new());
+    Resolver { index, arch, exclude: &[], selected, queue, choices }.check()
+}
+
 /// The packages that were asked for; a virtual name means its first provider.
 fn asked<'a>(index: &Index<'a>, include: &[String]) -> Result<Vec<Package<'a>>> {
     let mut wanted = Vec::new();

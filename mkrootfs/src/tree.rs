@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, fchmod, makedev, mkdirat, mknodat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, makedev, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use unshare::rooted;
 
@@ -53,6 +53,18 @@ impl Tree {
         let mut bytes = Vec::new();
         File::from(fd).read_to_end(&mut bytes).ok()?;
         Some(bytes)
+    }
+
+    /// Whether a name at the top of the tree is a symbolic link.
+    pub fn is_link(&self, name: &str) -> bool {
+        fstatat(self.fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
+    }
+
+    pub fn is_device(&self, path: &str) -> bool {
+        rooted::open_path(self.fd(), Path::new(path))
+            .and_then(fstat)
+            .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits())
     }
 
     pub fn remove(&self, path: &str) -> Result<()> {
