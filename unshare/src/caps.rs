@@ -105,7 +105,7 @@ pub fn make_ambient() -> Result<()> {
         record.inheritable = record.permitted;
     }
     sys::capset(&data).context("cannot set the capabilities")?;
-    let permitted = Caps(u64::from(data[0].permitted) | (u64::from(data[1].permitted) << 32));
+    let permitted = permitted_in(&data);
     for number in (0..64).filter(|number| permitted.has(*number)) {
         sys::prctl2(
             libc::PR_CAP_AMBIENT,
@@ -115,6 +115,15 @@ pub fn make_ambient() -> Result<()> {
         .with_context(|| format!("cannot make '{}' ambient", name_of(number)))?;
     }
     Ok(())
+}
+
+/// What a process may make effective now; 0 for this one.
+pub fn permitted(pid: nix::unistd::Pid) -> nix::Result<Caps> {
+    sys::capget_of(pid).map(|data| permitted_in(&data))
+}
+
+fn permitted_in(data: &[CapData; 2]) -> Caps {
+    Caps(u64::from(data[0].permitted) | (u64::from(data[1].permitted) << 32))
 }
 
 /// Sets the user id without losing the capabilities; limit() and make_ambient() come next.

@@ -161,7 +161,12 @@ const CAP_VERSION_3: u32 = 0x2008_0522;
 
 /// capget(2) of this process.
 pub fn capget() -> Result<[CapData; 2]> {
-    let header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    capget_of(Pid::from_raw(0))
+}
+
+/// capget(2) of any process.
+pub fn capget_of(pid: Pid) -> Result<[CapData; 2]> {
+    let header = CapHeader { version: CAP_VERSION_3, pid: pid.as_raw() };
     let mut data = [CapData::default(); 2];
     // SAFETY: version 3 writes exactly two records.
     Errno::result(unsafe { libc::syscall(libc::SYS_capget, &header, data.as_mut_ptr()) })?;
