@@ -5,7 +5,7 @@
 //! closed, and the process is made undumpable, which hides its /proc/PID links and our binary from all but
 //! CAP_SYS_PTRACE (CVE-2016-9962, CVE-2019-5736). The program itself is dumpable again, by its exec.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
@@ -95,9 +95,9 @@ fn join(
     later: CloneFlags,
     failed: &mut dyn FnMut(Errno, Option<&Kind>) -> Result<()>,
 ) -> Result<()> {
-    if let Some((pidfd, mask)) = &namespaces.of_pidfd {
-        let now = (*mask & *left) - later;
-        match join_pidfd(pidfd.as_fd(), now) {
+    let now = (namespaces.of_target & *left) - later;
+    if let (Some(target), false) = (&namespaces.target, now.is_empty()) {
+        match sys::setns(target.as_fd(), now) {
             Ok(()) => *left -= now,
             Err(errno) => failed(errno, None)?,
         }
@@ -112,10 +112,6 @@ fn join(
         }
     }
     Ok(())
-}
-
-fn join_pidfd(pidfd: BorrowedFd<'_>, wanted: CloneFlags) -> nix::Result<()> {
-    if wanted.is_empty() { Ok(()) } else { sys::setns(pidfd, wanted) }
 }
 
 fn hint(errno: Errno) -> Error {

@@ -18,18 +18,24 @@ use unshare::ns::{KINDS, Kind};
 use crate::cli::{Options, Source, not_named};
 use crate::sys;
 
-#[derive(Default)]
 pub struct Namespaces {
-    /// Of the target, by its pidfd, all in one call (Linux 5.8); empty when there is none to enter so.
-    pub of_pidfd: Option<(OwnedFd, CloneFlags)>,
+    /// The target itself, where the kernel has pidfds.
+    pub target: Option<OwnedFd>,
+    /// What is entered by that, all in one call (Linux 5.8).
+    pub of_target: CloneFlags,
     /// By file, in the order of the table.
     pub of_files: Vec<(OwnedFd, &'static Kind)>,
 }
 
 impl Namespaces {
     pub fn mask(&self) -> CloneFlags {
-        let of_pidfd = self.of_pidfd.as_ref().map_or(CloneFlags::empty(), |(_, mask)| *mask);
-        self.of_files.iter().fold(of_pidfd, |mask, (_, kind)| mask | kind.flag)
+        self.of_files.iter().fold(self.of_target, |mask, (_, kind)| mask | kind.flag)
+    }
+
+    /// Lets go of all.
+    pub fn close(&mut self) {
+        self.target = None;
+        self.of_files.clear();
     }
 }
 
@@ -56,10 +62,11 @@ pub fn open(o: &Options, pidfd: Option<OwnedFd>) -> Result<Namespaces> {
         .iter()
         .filter(|(_, source)| *source == Source::Target)
         .fold(CloneFlags::empty(), |mask, (flag, _)| mask | *flag);
-    let of_pidfd = pidfd.filter(|_| !mask.is_empty() && takes_pidfds()).map(|fd| (fd, mask));
+    let of_target =
+        if pidfd.is_some() && !mask.is_empty() && takes_pidfds() { mask } else { CloneFlags::empty() };
     for (flag, source) in &wanted {
         let kind = KINDS.iter().find(|kind| kind.flag == *flag).expect("the table has what the words name");
-        if *source != Source::Target || of_pidfd.is_none() {
+        if *source != Source::Target || of_target.is_empty() {
             files.push((by_file(kind, source, o.target)?, *flag));
         }
     }
@@ -67,7 +74,7 @@ pub fn open(o: &Options, pidfd: Option<OwnedFd>) -> Result<Namespaces> {
         files.iter().position(|(_, flag)| *flag == kind.flag).map(|at| files.swap_remove(at).0)
     };
     let of_files = KINDS.iter().filter_map(|kind| Some((find(kind, &mut files)?, kind))).collect();
-    Ok(Namespaces { of_pidfd, of_files })
+    Ok(Namespaces { target: pidfd, of_target, of_files })
 }
 
 /// In place of what was named of this kind.
@@ -176,9 +183,12 @@ pub fn pidfd(pid: Pid, inode: Option<u64>) -> Result<Option<OwnedFd>> {
     Ok(Some(fd))
 }
 
-/// Linux 5.3 to 5.7 open pidfds that setns(2) refuses with EINVAL. Entering the UTS namespace that we are in
-/// changes nothing, and tells.
+/// Linux 5.3 to 5.7 open pidfds that setns(2) refuses with EINVAL; some of these have been taught. Entering the
+/// UTS namespace that we are in changes nothing, and tells.
 fn takes_pidfds() -> bool {
+    if sys::kernel_version() >= (5, 8) {
+        return true;
+    }
     let own = unshare::sys::pidfd_open(getpid());
     own.is_ok_and(|fd| unshare::sys::setns(fd.as_fd(), CloneFlags::CLONE_NEWUTS) != Err(Errno::EINVAL))
 }

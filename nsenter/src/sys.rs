@@ -119,3 +119,23 @@ pub fn open_namespace(nsfs: BorrowedFd<'_>, id: u64) -> Result<OwnedFd> {
     // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// The version of the kernel, as far as it counts: uname(2), "6.1.0-18-amd64" is (6, 1).
+pub fn kernel_version() -> (u32, u32) {
+    // SAFETY: utsname is plain text, for which zeroes are valid.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: the call fills in the structure, which lives over it.
+    unsafe { libc::uname(&mut name) };
+    let mut numbers = name.release.split(|c| !(*c as u8).is_ascii_digit()).map(|digits| {
+        digits.iter().fold(0u32, |n, c| n.saturating_mul(10).saturating_add(u32::from(*c as u8 - b'0')))
+    });
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_kernel_has_a_version() {
+        assert!(super::kernel_version() > (3, 0));
+    }
+}

@@ -62,14 +62,13 @@ pub struct Target {
 impl Target {
     /// Lets go of what has been entered.
     pub fn close(&mut self) {
-        self.namespaces = Namespaces::default();
+        self.namespaces.close();
         (self.root, self.wd) = (None, None);
     }
 }
 
 pub fn open(o: Options) -> Result<Target> {
     let pidfd = o.target.map(|pid| namespaces::pidfd(pid, o.inode)).transpose()?.flatten();
-    let alive = pidfd.as_ref().map(OwnedFd::try_clone).transpose()?;
     let namespaces = namespaces::open(&o, pidfd)?;
     let mask = namespaces.mask();
     if let (Some(pid), true) = (o.target, mask.contains(CloneFlags::CLONE_NEWPID)) {
@@ -117,7 +116,7 @@ pub fn open(o: Options) -> Result<Target> {
     if let (Some(pid), true) = (o.target, o.follow_context) {
         follow_context(pid)?;
     }
-    if let (Some(pid), Some(pidfd)) = (o.target, &alive) {
+    if let (Some(pid), Some(pidfd)) = (o.target, &target.namespaces.target) {
         still_there(pid, pidfd)?;
     }
     Ok(target)
