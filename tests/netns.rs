@@ -603,9 +603,10 @@ fn switches_are_shown_in_words_and_as_json() {
     let json: serde_json::Value = serde_json::from_str(json).unwrap();
     assert_eq!(
         json,
-        serde_json::json!([{"name": "br0", "state": "up", "mac": "02:00:00:00:00:01",
+        serde_json::json!([{"name": "br0", "kind": "bridge", "datapath": null, "state": "up", "mac": "02:00:00:00:00:01",
             "addresses": ["10.0.0.254/24"], "nat": true,
-            "ports": [{"outer": "web-543522e0", "ship": "web", "ifname": "eth0"}]}])
+            "ports": [{"outer": "web-543522e0", "ship": "web", "ifname": "eth0",
+                "tag": null, "trunks": [], "tunnel": null, "error": null}]}])
     );
 }
 

@@ -21,6 +21,7 @@ use crate::rtnl;
 use crate::show;
 use crate::store::{self, Target};
 use crate::switch::{self, SwitchSpec};
+use crate::tunnel::{self, TunnelSpec};
 use crate::wire::{self, Job};
 use crate::words::{self, Read as Words, Statement};
 
@@ -134,6 +135,9 @@ fn clash(one: &Statement, other: &Statement) -> Result<()> {
                 None => Ok(()),
             }
         }
+        (Statement::Tunnel(one), Statement::Tunnel(other)) if one.name == other.name => {
+            bail!("the tunnel '{}' is added already", one.name)
+        }
         (Statement::Switch(one), Statement::Switch(other)) if one.name == other.name => {
             bail!("the switch '{}' is added already", one.name)
         }
@@ -214,6 +218,7 @@ fn about(line: &Line, error: Error) -> Error {
     let what = match &line.statement {
         Statement::Add(_) => return line.at(error),
         Statement::Switch(spec) => format!("cannot add the switch '{}'", spec.name),
+        Statement::Tunnel(spec) => format!("cannot add the tunnel '{}'", spec.name),
         Statement::Link(spec) => format!("cannot link '{}'", spec.end.label()),
         Statement::Nat(switch) => format!("cannot give '{switch}' NAT"),
         Statement::Publish(spec) => format!("cannot publish '{}'", spec.port),
@@ -226,6 +231,7 @@ fn about(line: &Line, error: Error) -> Error {
 struct Plan<'a> {
     names: Vec<&'a str>,
     switches: Vec<(&'a Line, &'a SwitchSpec, switch::State)>,
+    tunnels: Vec<(&'a Line, &'a TunnelSpec)>,
     links: Vec<(&'a Line, &'a LinkSpec, link::State)>,
     nats: Vec<(&'a Line, &'a str)>,
     publications: Vec<(&'a Line, &'a PublishSpec, bool)>,
@@ -298,18 +304,23 @@ impl<'a> Plan<'a> {
     fn add_rest(&mut self, machine: &mut Machine, line: &'a Line) -> Result<()> {
         match &line.statement {
             Statement::Link(spec) => {
-                let found = plug::find(&mut machine.outside, &spec.onto)?;
+                let found = plug::find(machine, &spec.onto)?;
                 let plug =
                     if self.is_to_come(&spec.onto) { found } else { Some(plug::usable(found, &spec.onto)?) };
                 let space = machine.space_of(&spec.end.target);
                 let state = link::plan(machine, spec, space, plug.as_ref())?;
                 self.links.push((line, spec, state));
             }
+            Statement::Tunnel(spec) => {
+                if tunnel::plan(machine, spec)? {
+                    self.tunnels.push((line, spec));
+                }
+            }
             Statement::Nat(switch) => {
                 self.need_nft()?;
                 if !self.switches.iter().any(|(_, spec, _)| spec.name == *switch) {
                     let onto = Onto::Switch(switch.clone());
-                    plug::usable(plug::find(&mut machine.outside, &onto)?, &onto)?;
+                    plug::usable(plug::find(machine, &onto)?, &onto)?;
                 }
                 self.nats.push((line, switch));
             }
@@ -363,6 +374,7 @@ impl<'a> Plan<'a> {
         for (_, spec, state) in &self.switches {
             words.extend(state.words(spec));
         }
+        words.extend(self.tunnels.iter().map(|(_, spec)| spec.to_string()));
         for (_, spec, state) in &self.links {
             match state {
                 link::State::New { .. } => words.push(spec.to_string()),
@@ -402,6 +414,9 @@ fn act(machine: &mut Machine, plan: Plan<'_>) -> Result<Outcome> {
         uplinked.extend(spec.uplink.as_ref().map(|_| &spec.name));
         machine.signals.check()?;
     }
+    for (line, spec) in &plan.tunnels {
+        tunnel::make(machine, spec).map_err(|error| about(line, error))?;
+    }
     let alone: Vec<String> = new.iter().filter(|name| !uplinked.contains(name)).cloned().collect();
     let chosen = make_links(machine, plan.links, &alone)?;
     let mut wanted = Wanted::default();
@@ -434,7 +449,7 @@ fn make_links(
     let mut plugs: Vec<(&Onto, Plug)> = Vec::new();
     for (line, spec, _) in &links {
         if plugs.iter().all(|(onto, _)| *onto != &spec.onto) {
-            let found = plug::find(&mut machine.outside, &spec.onto);
+            let found = plug::find(machine, &spec.onto);
             let plug = found.and_then(|found| plug::usable(found, &spec.onto));
             plugs.push((&spec.onto, plug.map_err(|error| about(line, error))?));
         }
@@ -503,6 +518,9 @@ mod tests {
             "add web 'a b'",
             "switch add br0 --address 10.0.0.254/24 --address fd00::fe/64 --mtu 1400 --uplink eth0 --nat",
             "link web:eth0 br0 10.0.0.1/24 fd00::1/64 via 10.0.0.254 mtu 1400 mac 02:00:00:00:00:01 tag 10 trunk 20,30 rate 80mbit promisc",
+            "switch add br0 --ovs --datapath netdev",
+            "tunnel add br0 t0 vxlan remote 192.0.2.1 key 7",
+            "tunnel add br0 t0 gre remote 2001:db8::1",
             "link 'a b:eth0' macvtap:eth0",
             "link pid:1:eth0 br0 --next-free via 10.0.0.254",
             "nat on br0",

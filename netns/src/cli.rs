@@ -44,6 +44,9 @@ Named network namespaces, and the links and switches between them.
       --next-free           the lowest address that nobody has; it is printed
   unlink TARGET:IFNAME...   remove those links
   switch add SWITCH         make a Linux bridge; no change if done
+      --ovs                 one of Open vSwitch
+      --datapath netdev|system
+                            who switches for it: ovs-vswitchd or the kernel
       --address ADDRESS/PREFIX
                             the host's address on it; once for each family
       --nat                 ships reach the outside by the host's address
@@ -54,12 +57,16 @@ Named network namespaces, and the links and switches between them.
       --if-unused           only when nothing is linked to it
   switch show [SWITCH]      switches, their addresses and ports
       --json                as JSON
+  tunnel add SWITCH NAME vxlan|geneve|gre remote ADDRESS [key NUMBER]
+                            join it with a switch on another host (both --ovs)
+  tunnel del SWITCH NAME    cut that
   nat on|off SWITCH         ships reach the outside by the host's address
   publish [ADDRESS:]PORT TARGET:PORT [udp]
                             a port of the host leads to a ship
   unpublish [ADDRESS:]PORT [udp]
   apply FILE                make what the file says, all or nothing: a line
-                            each of add, switch add, link, nat on, publish
+                            each of add, switch add, tunnel add, link, nat on,
+                            publish
   diff FILE                 what apply would do (+), what differs (!), what is
                             there and not in the file (-)
   trace HOST [PORT]         the routers on the way to a TCP port (80), and
@@ -101,6 +108,7 @@ pub enum Command {
     Unlink { ends: Vec<link::End>, dry_run: bool },
     NatOff { switch: String, dry_run: bool },
     Unpublish { port: Port, dry_run: bool },
+    TunnelDelete { switch: String, name: String, dry_run: bool },
     SwitchDelete(switch::Removal),
     SwitchShow { name: Option<String>, json: bool },
     Trace(trace::Options),
@@ -130,6 +138,7 @@ pub fn parse(mut parser: lexopt::Parser) -> (Statuses, Result<Command>) {
         "link" => make(&mut parser, |parser, extra| words::link(parser, extra)),
         "unlink" => unlink(&mut parser),
         "switch" => switch(&mut parser),
+        "tunnel" => tunnel(&mut parser),
         "nat" => nat(&mut parser),
         "publish" => make(&mut parser, |parser, extra| words::publish(parser, extra)),
         "unpublish" => unpublish(&mut parser),
@@ -340,6 +349,29 @@ fn nat(parser: &mut lexopt::Parser) -> Result<Command> {
             Err(command) => Ok(command),
         },
         _ => Err(usage(format!("nat is neither on nor off: '{}'", verb.to_string_lossy()))),
+    }
+}
+
+fn tunnel(parser: &mut lexopt::Parser) -> Result<Command> {
+    let verb = match parser.next()? {
+        Some(Value(verb)) => verb,
+        Some(other) => return help_or_version(other),
+        None => return Err(usage("tunnel needs add or del")),
+    };
+    match verb.to_str().unwrap_or_default() {
+        "add" => make(parser, |parser, extra| words::tunnel_add(parser, extra)),
+        "del" | "delete" => match all_words(parser)? {
+            Ok((words, dry_run)) => match &words[..] {
+                [switch, name] => Ok(Command::TunnelDelete {
+                    switch: words::switch_name(switch.into())?,
+                    name: words::switch_name(name.into())?,
+                    dry_run,
+                }),
+                _ => Err(usage("tunnel del needs SWITCH and NAME")),
+            },
+            Err(command) => Ok(command),
+        },
+        _ => Err(usage(format!("tunnel cannot '{}'", verb.to_string_lossy()))),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::netlink::{Socket, errno};
 use crate::rtnl::{self, Link};
 use crate::signals::Signals;
 use crate::store;
+use crate::{ovs, plug};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -38,6 +39,8 @@ struct Doomed {
     /// Names whose namespace lives on, and in whom.
     in_use: Vec<(String, Vec<i32>)>,
     inodes: Vec<(u64, Vec<u32>)>,
+    /// Names whose namespace will end, unless it has another name.
+    names: Vec<(String, u64)>,
 }
 
 pub fn delete(options: &Options) -> Result<()> {
@@ -52,6 +55,7 @@ pub fn delete(options: &Options) -> Result<()> {
         let inode = file.metadata().with_context(|| format!("cannot stat '{name}'"))?.ino();
         let pids = store::processes_in(inode)?;
         if pids.is_empty() {
+            doomed.names.push((name.to_owned(), inode));
             let Some(socket) = socket.as_mut() else { return Ok(()) };
             if let Some(id) = rtnl::namespace_id(socket, file.as_fd())? {
                 let ends = links.iter().filter(|link| link.peer_ns == Some(id));
@@ -78,10 +82,24 @@ pub fn delete(options: &Options) -> Result<()> {
             count(pids)
         );
     }
+    close_ports(&doomed, &signals)?;
     match &mut listener {
         Some(listener) => wait_until_gone(listener, doomed, &signals),
         None => Ok(()),
     }
+}
+
+/// A bridge of Linux forgets a port with its device; Open vSwitch does not.
+fn close_ports(doomed: &Doomed, signals: &Signals) -> Result<()> {
+    if !ovs::is_here() {
+        return Ok(());
+    }
+    let others = store::entries()?;
+    let ends = |inode: u64| others.iter().all(|entry| entry.inode != Some(inode));
+    let ended = doomed.names.iter().filter(|(_, inode)| ends(*inode)).map(|(name, _)| name.as_str());
+    let cut = doomed.in_use.iter().map(|(name, _)| name.as_str());
+    plug::forget(&ended.chain(cut).collect::<Vec<_>>(), signals);
+    Ok(())
 }
 
 /// "process 7" or "processes 7 8".

@@ -215,7 +215,7 @@ fn plan_pair(
         cut_first(spec, anyhow!("the inner end of '{}' is not called '{name}' any more", outer.name))
     })?;
     let mut differences = Differences(Vec::new());
-    let is_on = crate::plug::of_port(&mut machine.outside, &outer)?;
+    let is_on = crate::plug::of_port(machine, &outer)?;
     differences.note("switch", is_on.as_deref().unwrap_or("none"), spec.onto.name());
     if let Some(plug) = plug.filter(|_| spec.vlans.any()) {
         let is = plug.vlans_of(&mut machine.outside, &outer)?;
@@ -352,7 +352,7 @@ pub fn unlink(ends: &[End], dry_run: bool) -> Result<()> {
         let found = rtnl::find_link(&mut machine.outside, &end.outer()).with_context(failed)?;
         let ours = |link: &Link| link.kind == "veth" && (link.alias.is_empty() || link.alias == end.alias());
         match found.filter(ours) {
-            Some(link) => outer.push(link.name),
+            Some(link) => outer.push(link),
             None => inner.push(shared_end(&mut machine, end).with_context(failed)?),
         }
     }
@@ -361,7 +361,8 @@ pub fn unlink(ends: &[End], dry_run: bool) -> Result<()> {
             ends.iter().map(|end| format!("unlink {}\n", quoted(&end.label()))).collect();
         return unshare::fail::print(&lines.concat());
     }
-    crate::plug::pull(&mut machine.outside, &outer)?;
+    crate::plug::pull(&mut machine, &outer)?;
+    let outer: Vec<String> = outer.into_iter().map(|link| link.name).collect();
     rtnl::delete_links(&mut machine.outside, &outer).context("cannot unlink")?;
     for (space, name) in inner {
         machine.inside(space).tell(vec![rtnl::delete_link(&name)]).context("cannot unlink")?;

@@ -12,6 +12,7 @@ use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::netlink::{Message, Socket};
+use crate::ovs::{Cancel, Ovs};
 use crate::rtnl;
 use crate::signals::Signals;
 use crate::store::{self, Target};
@@ -26,6 +27,10 @@ pub enum Undo {
     Outside(Vec<Message>),
     /// Messages for the namespace of that number.
     Inside(usize, Vec<Message>),
+    /// Ports of Open vSwitch.
+    Ports(Vec<String>),
+    /// A bridge of Open vSwitch.
+    Bridge(String),
 }
 
 /// A namespace that links end in.
@@ -63,6 +68,8 @@ pub struct Machine {
     pub outside: Socket,
     pub spaces: Vec<Space>,
     home: OwnedFd,
+    /// Some as soon as it was asked for, None in it where there is none.
+    ovs: Option<Option<Ovs>>,
     undo: Vec<Undo>,
     // The last field: a signal that waits ends the process here, when all else is done.
     pub signals: Signals,
@@ -72,7 +79,14 @@ impl Machine {
     pub fn open() -> Result<Machine> {
         let signals = Signals::block()?;
         let home = store::open_own()?;
-        Ok(Machine { outside: Socket::open()?, spaces: Vec::new(), home, undo: Vec::new(), signals })
+        Ok(Machine {
+            outside: Socket::open()?,
+            spaces: Vec::new(),
+            home,
+            ovs: None,
+            undo: Vec::new(),
+            signals,
+        })
     }
 
     /// Opens the namespaces of `targets`; afterwards `space_of` knows them. Locked in the order of their
@@ -127,6 +141,14 @@ impl Machine {
         locked(store::open_own()?)
     }
 
+    /// The host's Open vSwitch, with what ends waiting for it; None where there is none.
+    pub fn ovs(&mut self) -> Result<Option<(&mut Ovs, Cancel<'_>)>> {
+        if self.ovs.is_none() {
+            self.ovs = Some(Ovs::find()?);
+        }
+        Ok(self.ovs.as_mut().and_then(Option::as_mut).map(|ovs| (ovs, Some(&self.signals))))
+    }
+
     pub fn did(&mut self, undo: Undo) {
         self.undo.push(undo);
     }
@@ -144,6 +166,17 @@ impl Machine {
                 Undo::Name(name) => drop(store::remove_name(&name)),
                 // Collected: a hundred one by one would take the kernel seconds.
                 Undo::Device(name) => devices.push(name),
+                Undo::Ports(names) => {
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    let _ = self.ovs.iter_mut().flatten().try_for_each(|ovs| ovs.delete_ports(&names, None));
+                }
+                Undo::Bridge(name) => {
+                    let _ = self
+                        .ovs
+                        .iter_mut()
+                        .flatten()
+                        .try_for_each(|ovs| ovs.delete_bridge(&name, None).map(drop));
+                }
                 Undo::Outside(messages) => drop(self.outside.tell(messages)),
                 Undo::Inside(space, messages) => drop(self.spaces[space].inside.tell(messages)),
             }

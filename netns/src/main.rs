@@ -12,6 +12,8 @@ mod machine;
 mod monitor;
 mod nat;
 mod netlink;
+mod ovs;
+mod ovsdb;
 mod pids;
 mod plug;
 mod probe;
@@ -24,6 +26,7 @@ mod store;
 mod switch;
 mod sys;
 mod trace;
+mod tunnel;
 mod uplink;
 mod wire;
 mod words;
@@ -60,6 +63,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Unlink { ends, dry_run } => link::unlink(&ends, dry_run),
         Command::NatOff { switch, dry_run } => switch::nat_off(&switch, dry_run),
         Command::Unpublish { port, dry_run } => publish::unpublish(&port, dry_run),
+        Command::TunnelDelete { switch, name, dry_run } => tunnel::delete(&switch, &name, dry_run),
         Command::SwitchDelete(removal) => switch::delete(&removal),
         Command::SwitchShow { name, json } => switch::show(name.as_deref(), json),
     }

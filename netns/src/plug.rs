@@ -2,16 +2,23 @@
 //! here. Whoever makes, looks at or removes links asks here and knows no kind itself.
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
+use serde_json::{Value, json};
 use unshare::fail::hint;
 
 use crate::link::{LinkSpec, Onto};
+use crate::list::belongs_to;
 use crate::machine::{Machine, Undo};
 use crate::netlink::{Message, Socket, errno};
+use crate::ovs::{self, NewPort, Ovs, Tunnel};
 use crate::rtnl::{self, Link, PortState, VlanEntry};
+use crate::signals::Signals;
+use crate::tunnel::mtu_through;
+use crate::{sys, uplink};
 
 /// How long a port may take until it forwards: the kernel does it in its own time, mostly below 1 ms.
 const PORT_READY: Duration = Duration::from_secs(2);
@@ -20,6 +27,8 @@ const PORT_READY: Duration = Duration::from_secs(2);
 pub enum Plug {
     /// A Linux bridge: the outer end of a pair is born on it.
     Bridge(Link),
+    /// A bridge of Open vSwitch: the outer end is written into its database.
+    Ovs(ovs::Bridge),
     /// An interface of the host that macvlans share: there is no outer end.
     Nic(Link),
 }
@@ -52,16 +61,26 @@ impl fmt::Display for Vlans {
 }
 
 /// What has that name; None where there is nothing of it.
-pub fn find(outside: &mut Socket, onto: &Onto) -> Result<Option<Plug>> {
-    let found = rtnl::find_link(outside, onto.name())?;
+pub fn find(machine: &mut Machine, onto: &Onto) -> Result<Option<Plug>> {
+    let found = rtnl::find_link(&mut machine.outside, onto.name())?;
     Ok(match onto {
         Onto::Nic(..) => found.map(Plug::Nic),
         Onto::Switch(name) => match found {
             Some(link) if link.kind == "bridge" => Some(Plug::Bridge(link)),
-            Some(_) => bail!("'{name}' is not a switch"),
-            None => None,
+            other => match ovs_bridge(machine, name)? {
+                Some(bridge) => Some(Plug::Ovs(bridge)),
+                None if other.is_some() => bail!("'{name}' is not a switch"),
+                None => None,
+            },
         },
     })
+}
+
+pub fn ovs_bridge(machine: &mut Machine, name: &str) -> Result<Option<ovs::Bridge>> {
+    match machine.ovs()? {
+        Some((ovs, cancel)) => ovs.bridge(name, cancel),
+        None => Ok(None),
+    }
 }
 
 /// Fails where nothing can be plugged in.
@@ -81,14 +100,56 @@ pub fn usable(found: Option<Plug>, onto: &Onto) -> Result<Plug> {
 }
 
 /// The name of the switch that an outer end is on.
-pub fn of_port(outside: &mut Socket, outer: &Link) -> Result<Option<String>> {
-    let Some(master) = outer.master else { return Ok(None) };
-    Ok(rtnl::find_index(outside, master)?.map(|link| link.name))
+pub fn of_port(machine: &mut Machine, outer: &Link) -> Result<Option<String>> {
+    match bridge_of_kernel(&mut machine.outside, outer)? {
+        Some(name) => Ok(Some(name)),
+        None => match machine.ovs() {
+            Ok(Some((ovs, cancel))) => ovs.bridge_of(&outer.name, cancel),
+            _ => Ok(None), // a database that does not answer says nothing about ports
+        },
+    }
 }
 
-/// Before outer ends are removed: a bridge forgets its ports by itself.
-pub fn pull(_outside: &mut Socket, _outer: &[String]) -> Result<()> {
+/// A master that is no bridge is Open vSwitch's in the kernel, of which all its bridges are.
+fn bridge_of_kernel(outside: &mut Socket, outer: &Link) -> Result<Option<String>> {
+    let Some(master) = outer.master else { return Ok(None) };
+    Ok(rtnl::find_index(outside, master)?.filter(|link| link.kind == "bridge").map(|link| link.name))
+}
+
+/// Before outer ends are removed: a bridge forgets its ports by itself, Open vSwitch has to be told. When it
+/// cannot be, that is no reason to keep the link: a port without a device is replaced by the next link.
+pub fn pull(machine: &mut Machine, outer: &[Link]) -> Result<()> {
+    let mut names = Vec::new();
+    for link in outer {
+        if bridge_of_kernel(&mut machine.outside, link)?.is_none() {
+            names.push(link.name.as_str());
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let done = match machine.ovs() {
+        Ok(Some((ovs, cancel))) => ovs.delete_ports(&names, cancel),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    machine.signals.check()?;
+    if let Err(error) = done {
+        eprintln!("netns: note: cannot close '{}' in Open vSwitch: {error:#}", names.join("' '"));
+    }
     Ok(())
+}
+
+/// After ships have ended, with them the devices: the ports of their links.
+pub fn forget(ships: &[&str], signals: &Signals) {
+    let done = match Ovs::find() {
+        Ok(Some(mut ovs)) => ovs.delete_ports_of(ships, Some(signals)),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = done {
+        eprintln!("netns: note: cannot close the ports of '{}': {error:#}", ships.join("' '"));
+    }
 }
 
 impl Plug {
@@ -96,22 +157,14 @@ impl Plug {
     pub fn master(&self) -> Option<u32> {
         match self {
             Plug::Bridge(link) => Some(link.index),
-            Plug::Nic(_) => None,
-        }
-    }
-
-    /// What links get that are not asked for another; None for the usual 1500.
-    pub fn mtu(&self) -> Option<u32> {
-        match self {
-            Plug::Bridge(link) => Some(link.mtu).filter(|mtu| *mtu != 1500),
-            Plug::Nic(_) => None,
+            Plug::Ovs(_) | Plug::Nic(_) => None,
         }
     }
 
     pub fn nic(&self) -> Option<u32> {
         match self {
             Plug::Nic(link) => Some(link.index),
-            Plug::Bridge(_) => None,
+            Plug::Bridge(_) | Plug::Ovs(_) => None,
         }
     }
 
@@ -119,7 +172,110 @@ impl Plug {
     pub fn vlans_of(&self, outside: &mut Socket, outer: &Link) -> Result<Vlans> {
         match self {
             Plug::Bridge(bridge) if bridge.vlan_filtering => bridge_vlans(outside, outer.index),
+            Plug::Ovs(bridge) => {
+                let port = bridge.ports.iter().find(|port| port.name == outer.name);
+                Ok(port.map(|port| Vlans { tag: port.tag, trunks: port.trunks.clone() }).unwrap_or_default())
+            }
             _ => Ok(Vlans::default()),
+        }
+    }
+
+    /// What a packet may have that goes over this switch, where that is not the usual; through its tunnels,
+    /// too.
+    pub fn mtu(&self) -> Option<u32> {
+        match self {
+            Plug::Bridge(link) => Some(link.mtu).filter(|mtu| *mtu != 1500),
+            Plug::Ovs(bridge) => {
+                let through = mtu_through(bridge.ports.iter().filter_map(|port| port.tunnel.as_ref()));
+                bridge.mtu.into_iter().chain(through).min()
+            }
+            Plug::Nic(_) => None,
+        }
+    }
+}
+
+/// What is plugged into a switch.
+pub struct Port {
+    pub name: String,
+    /// The target and interface of a link of ours.
+    pub ship: Option<(String, String)>,
+    pub vlans: Option<Vlans>,
+    pub tunnel: Option<Tunnel>,
+    /// What Open vSwitch says is wrong with it.
+    pub error: Option<String>,
+    /// None where the device has gone.
+    pub link: Option<Link>,
+}
+
+impl Port {
+    pub fn is_uplink(&self) -> bool {
+        self.link.as_ref().is_some_and(uplink::is_one)
+    }
+
+    /// As the user knows it, where it is one of ours.
+    pub fn label(&self) -> String {
+        match &self.ship {
+            Some((ship, ifname)) => format!("{ship}:{ifname}"),
+            None => self.name.clone(),
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        let (ship, ifname) = self.ship.as_ref().map(|(ship, ifname)| (ship, ifname)).unzip();
+        let vlans = self.vlans.clone().unwrap_or_default();
+        let tunnel = self.tunnel.as_ref();
+        let tunnel = tunnel.map(|t| json!({"kind": t.kind, "remote": t.remote, "key": t.key}));
+        json!({
+            "outer": self.name, "ship": ship, "ifname": ifname, "tag": vlans.tag, "trunks": vlans.trunks,
+            "tunnel": tunnel, "error": self.error,
+        })
+    }
+}
+
+impl Plug {
+    /// All that is plugged in, tunnels and uplinks too; VLANs where they come without asking.
+    pub fn ports(&self, links: &[Link]) -> Vec<Port> {
+        match self {
+            Plug::Bridge(bridge) => links
+                .iter()
+                .filter(|link| link.master == Some(bridge.index))
+                .map(|link| Port {
+                    name: link.name.clone(),
+                    ship: belongs_to(link).map(|(ship, ifname)| (ship.to_owned(), ifname.to_owned())),
+                    vlans: None,
+                    tunnel: None,
+                    error: None,
+                    link: Some(link.clone()),
+                })
+                .collect(),
+            Plug::Ovs(bridge) => bridge
+                .ports
+                .iter()
+                .map(|port| Port {
+                    name: port.name.clone(),
+                    ship: port.ship.clone(),
+                    vlans: Some(Vlans { tag: port.tag, trunks: port.trunks.clone() }),
+                    tunnel: port.tunnel.clone(),
+                    error: port.error.clone(),
+                    link: links.iter().find(|link| link.name == port.name).cloned(),
+                })
+                .collect(),
+            Plug::Nic(_) => Vec::new(),
+        }
+    }
+
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Plug::Bridge(_) => "bridge",
+            Plug::Ovs(_) => "ovs",
+            Plug::Nic(_) => "nic",
+        }
+    }
+
+    pub fn datapath(&self) -> Option<&'static str> {
+        match self {
+            Plug::Ovs(bridge) => Some(bridge.datapath()),
+            Plug::Bridge(_) | Plug::Nic(_) => None,
         }
     }
 }
@@ -139,6 +295,7 @@ fn bridge_vlans(outside: &mut Socket, port: u32) -> Result<Vlans> {
 
 /// After the pairs were made, all at once: what makes their outer ends ports as asked for.
 pub fn attach(machine: &mut Machine, ports: &[(&Plug, &LinkSpec)]) -> Result<()> {
+    attach_to_ovs(machine, ports)?;
     let mut filtering: Vec<u32> = Vec::new();
     for (plug, spec) in ports.iter().filter(|(_, spec)| spec.vlans.any()) {
         let Plug::Bridge(bridge) = plug else { continue };
@@ -156,6 +313,44 @@ pub fn attach(machine: &mut Machine, ports: &[(&Plug, &LinkSpec)]) -> Result<()>
         );
         machine.outside.tell(messages)?;
     }
+    Ok(())
+}
+
+/// One transaction, however many there are.
+fn attach_to_ovs(machine: &mut Machine, ports: &[(&Plug, &LinkSpec)]) -> Result<()> {
+    let own = |(plug, spec): &(&'_ Plug, &'_ LinkSpec)| match plug {
+        Plug::Ovs(_) => Some((spec.end.outer(), spec.end.target.label())),
+        Plug::Bridge(_) | Plug::Nic(_) => None,
+    };
+    let words: Vec<(String, String)> = ports.iter().filter_map(own).collect();
+    if words.is_empty() {
+        return Ok(());
+    }
+    let on_ovs = ports.iter().filter_map(|(plug, spec)| match plug {
+        Plug::Ovs(bridge) => Some((bridge, *spec)),
+        Plug::Bridge(_) | Plug::Nic(_) => None,
+    });
+    let mut new = Vec::new();
+    for ((bridge, spec), (name, ship)) in on_ovs.zip(&words) {
+        if bridge.netdev {
+            // ovs-vswitchd gets a copy of each frame, the host the frame itself.
+            let [ipv4, ipv6] = rtnl::be_deaf(name);
+            machine.outside.tell(vec![ipv4])?;
+            let _ = machine.outside.tell(vec![ipv6]);
+            let space = machine.space_of(&spec.end.target).context("the namespace is open")?;
+            sys::checksum_in_software(machine.inside(space).as_fd(), &spec.end.ifname)
+                .context("cannot switch checksum offload off")?;
+        }
+        let ship = Some((ship.as_str(), spec.end.ifname.as_str()));
+        let Vlans { tag, trunks } = &spec.vlans;
+        new.push(NewPort { bridge: &bridge.name, name, ship, tag: *tag, trunks, tunnel: None });
+    }
+    let names: Vec<&str> = words.iter().map(|(name, _)| name.as_str()).collect();
+    let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
+    // Ports whose device has gone behind our back.
+    ovs.delete_ports(&names, cancel)?;
+    ovs.add_ports(&new, cancel)?;
+    machine.did(Undo::Ports(words.into_iter().map(|(name, _)| name).collect()));
     Ok(())
 }
 

@@ -164,8 +164,7 @@ pub fn resolve(machine: &mut Machine, spec: &PublishSpec) -> Result<Vec<Publishe
     let label = spec.target.label();
     let mut found: Vec<Published> = Vec::new();
     for outer in links.iter().filter(|link| belongs_to(link).is_some_and(|(ship, _)| ship == label)) {
-        let (Some(inner), Some(switch)) = (outer.peer, crate::plug::of_port(&mut machine.outside, outer)?)
-        else {
+        let (Some(inner), Some(switch)) = (outer.peer, crate::plug::of_port(machine, outer)?) else {
             continue;
         };
         for network in rtnl::addresses(machine.inside(space), inner)? {

@@ -386,6 +386,21 @@ pub fn set_mtu(name: &str, mtu: u32) -> Message {
     Message::new(what, RTM_NEWLINK, 0, &ifinfo(0, 0, 0)).put_str(IFLA_IFNAME, name).put_u32(IFLA_MTU, mtu)
 }
 
+/// Keeps the host from answering at an interface whose frames somebody else switches: the first message for
+/// IPv4, where it would answer for every address it has, the second, which needs a kernel with IPv6, for
+/// the address that this one would get.
+pub fn be_deaf(name: &str) -> [Message; 2] {
+    const NOARP: u32 = libc::IFF_NOARP as u32;
+    const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+    const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+    let message = |fixed| {
+        Message::new(format!("switch ARP of '{name}' off"), RTM_NEWLINK, 0, fixed).put_str(IFLA_IFNAME, name)
+    };
+    let ipv6 = |m: Message| m.put(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+    let families = |m: Message| m.nest(libc::AF_INET6 as u16, ipv6);
+    [message(&ifinfo(0, NOARP, NOARP)), message(&ifinfo(0, 0, 0)).nest(IFLA_AF_SPEC, families)]
+}
+
 pub fn set_alias(name: &str, alias: &str) -> Message {
     let what = format!("set the alias of '{name}'");
     Message::new(what, RTM_NEWLINK, 0, &ifinfo(0, 0, 0))

@@ -11,12 +11,13 @@ use crate::link::{End, LinkSpec, Onto};
 use crate::list::belongs_to;
 use crate::machine::Machine;
 use crate::nat::{Nft, Ruleset};
-use crate::plug::{self, Plug};
+use crate::plug::{self, Plug, Port};
 use crate::publish::PublishSpec;
 use crate::rate;
 use crate::rtnl::{self, Link};
 use crate::store::{self, Entry, Target};
 use crate::switch::{self, SwitchSpec};
+use crate::tunnel::TunnelSpec;
 use crate::uplink;
 use crate::words::Statement;
 
@@ -32,6 +33,7 @@ pub enum Form {
 struct Picture {
     names: Vec<Entry>,
     switches: Vec<(SwitchSpec, Link)>,
+    tunnels: Vec<TunnelSpec>,
     links: Vec<Seen>,
     publications: Vec<PublishSpec>,
 }
@@ -66,6 +68,7 @@ pub fn beyond(machine: &mut Machine, lines: &[Line]) -> Result<Vec<String>> {
             (Statement::Add(names), Statement::Add(is)) => names.contains(&is[0]),
             (Statement::Switch(spec), Statement::Switch(is)) => spec.name == is.name,
             (Statement::Nat(_), Statement::Switch(_)) => false,
+            (Statement::Tunnel(spec), Statement::Tunnel(is)) => spec.name == is.name,
             (Statement::Link(spec), Statement::Link(is)) => spec.end == is.end,
             (Statement::Publish(spec), Statement::Publish(is)) => spec == is,
             _ => false,
@@ -88,7 +91,7 @@ impl Picture {
             if !targets.contains(&end.target) {
                 targets.push(end.target.clone());
             }
-            let switch = plug::of_port(&mut machine.outside, outer)?.unwrap_or_else(|| "-".into());
+            let switch = plug::of_port(machine, outer)?.unwrap_or_else(|| "-".into());
             let mut link = Seen {
                 spec: LinkSpec::new(end, Onto::Switch(switch)),
                 outer: Some(outer.name.clone()),
@@ -96,7 +99,7 @@ impl Picture {
                 up: outer.up,
                 usual_mtu: 1500,
             };
-            let found = plug::find(&mut machine.outside, &link.spec.onto).ok().flatten();
+            let found = plug::find(machine, &link.spec.onto).ok().flatten();
             if let Some(plug) = found {
                 link.spec.vlans = plug.vlans_of(&mut machine.outside, outer)?;
                 link.usual_mtu = plug.mtu().unwrap_or(link.usual_mtu);
@@ -113,7 +116,8 @@ impl Picture {
                 publications.push(entry.spec);
             }
         }
-        Ok(Picture { names, switches, links: links_seen, publications })
+        let tunnels = tunnels(machine, &switches, &links);
+        Ok(Picture { names, switches, tunnels, links: links_seen, publications })
     }
 
     /// In an order in which one could type them.
@@ -121,6 +125,7 @@ impl Picture {
         let live = self.names.iter().filter(|entry| entry.inode.is_some());
         live.map(|entry| Statement::Add(vec![entry.name.clone()]))
             .chain(self.switches.iter().map(|(spec, _)| Statement::Switch(spec.clone())))
+            .chain(self.tunnels.iter().map(|spec| Statement::Tunnel(spec.clone())))
             .chain(self.links.iter().map(|link| Statement::Link(link.spec.clone())))
             .chain(self.publications.iter().map(|spec| Statement::Publish(spec.clone())))
     }
@@ -155,6 +160,9 @@ impl Picture {
                 if link.up { "up" } else { "down" }
             );
         }
+        text.extend(
+            self.tunnels.iter().map(|spec| format!("{}\n", spec.to_string().replacen(" add", "", 1))),
+        );
         for link in &self.links {
             let state = link.hidden.as_deref().unwrap_or(if link.up { "up" } else { "down" });
             text += &format!("{} {state}\n", link.spec);
@@ -172,7 +180,8 @@ impl Picture {
         });
         let switches = self.switches.iter().map(|(spec, link)| {
             json!({"name": spec.name, "state": state(link.up), "mac": format_mac(&link.mac), "mtu": link.mtu,
-                "addresses": words(&spec.addresses), "nat": spec.nat, "uplink": spec.uplink})
+                "addresses": words(&spec.addresses), "nat": spec.nat, "uplink": spec.uplink, "ovs": spec.ovs,
+                "datapath": spec.datapath})
         });
         let links = self.links.iter().map(|link| {
             let spec = &link.spec;
@@ -189,7 +198,7 @@ impl Picture {
                 "protocol": spec.port.protocol(), "target": spec.target.label(), "to": spec.to})
         });
         json!({"namespaces": names.collect::<Vec<_>>(), "switches": switches.collect::<Vec<_>>(),
-            "links": links.collect::<Vec<_>>(), "publications": publications.collect::<Vec<_>>()})
+            "tunnels": self.tunnels.iter().map(TunnelSpec::json).collect::<Vec<_>>(), "links": links.collect::<Vec<_>>(), "publications": publications.collect::<Vec<_>>()})
     }
 
     /// A box for each switch, an ellipse for each ship, the host in the middle of those that it has addresses on.
@@ -210,6 +219,10 @@ impl Picture {
             if let Some(nic) = &spec.uplink {
                 text += &format!("  {} -- {};\n", id(nic), id(&spec.name));
             }
+        }
+        for spec in &self.tunnels {
+            let (switch, far) = (id(&spec.switch), id(&spec.remote.to_string()));
+            text += &format!("  {switch} -- {far} [style=dotted, label={}];\n", id(&spec.name));
         }
         for Seen { spec, .. } in &self.links {
             let mut label = vec![spec.end.ifname.clone()];
@@ -283,6 +296,19 @@ fn fill(machine: &mut Machine, link: &mut Seen, index: Option<u32>) -> Option<()
     Some(())
 }
 
+/// Those of the switches that are shown.
+fn tunnels(machine: &mut Machine, switches: &[(SwitchSpec, Link)], links: &[Link]) -> Vec<TunnelSpec> {
+    let mut tunnels = Vec::new();
+    for (switch, _) in switches.iter().filter(|(switch, _)| switch.ovs) {
+        let plug = plug::find(machine, &Onto::Switch(switch.name.clone())).ok().flatten();
+        for port in plug.map(|plug| plug.ports(links)).unwrap_or_default() {
+            let spec = port.tunnel.and_then(|tunnel| TunnelSpec::of_port(&switch.name, &port.name, &tunnel));
+            tunnels.extend(spec);
+        }
+    }
+    tunnels
+}
+
 /// The bridges that we have made, and others that links of ours are on.
 fn switches(
     machine: &mut Machine,
@@ -294,8 +320,9 @@ fn switches(
     let used = |name: &str| seen.iter().any(|link| link.outer.is_some() && link.spec.onto.name() == name);
     for link in links.iter().filter(|link| switch::is_ours(link) || used(&link.name)) {
         let onto = Onto::Switch(link.name.clone());
-        let Ok(Some(Plug::Bridge(_))) = plug::find(&mut machine.outside, &onto) else { continue };
-        let nic = links.iter().find(|port| port.master == Some(link.index) && uplink::is_one(port));
+        let Ok(Some(plug @ (Plug::Bridge(_) | Plug::Ovs(_)))) = plug::find(machine, &onto) else { continue };
+        let nic = plug.ports(links).into_iter().find(Port::is_uplink).and_then(|port| port.link);
+        let nic = nic.as_ref();
         let brought = nic.map(uplink::remembered).unwrap_or_default();
         let mut addresses = rtnl::addresses(&mut machine.outside, link.index)?;
         addresses.retain(|cidr| !brought.contains(cidr));
@@ -303,8 +330,13 @@ fn switches(
             name: link.name.clone(),
             addresses,
             nat: ruleset.is_some_and(|ruleset| ruleset.masquerade(&link.name)),
-            mtu: Some(link.mtu).filter(|mtu| *mtu != 1500),
+            mtu: match &plug {
+                Plug::Ovs(bridge) => bridge.mtu,
+                _ => Some(link.mtu).filter(|mtu| *mtu != 1500),
+            },
             uplink: nic.map(|nic| nic.name.clone()),
+            ovs: plug.datapath().is_some(),
+            datapath: plug.datapath(),
         };
         switches.push((spec, link.clone()));
     }

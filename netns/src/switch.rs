@@ -7,19 +7,20 @@ use nix::errno::Errno;
 use serde_json::{Value, json};
 use unshare::fail::print;
 
-use crate::address::{Cidr, format_mac};
-use crate::list::belongs_to;
+use crate::address::{Cidr, Mac, format_mac};
+use crate::link::Onto;
 use crate::machine::{Machine, Undo};
 use crate::nat::Nft;
-use crate::netlink::{Socket, errno};
+use crate::netlink::errno;
+use crate::plug::{self, Plug, Port};
 use crate::rtnl::{self, Link};
-use crate::{sys, uplink};
+use crate::{ovs, sys, uplink};
 
 /// The alias of those that we have made.
 const MARK: &str = "netns switch";
 
 pub fn is_ours(link: &Link) -> bool {
-    link.kind == "bridge" && link.alias == MARK
+    link.alias == MARK
 }
 
 /// What a switch is asked to be.
@@ -31,12 +32,18 @@ pub struct SwitchSpec {
     pub mtu: Option<u32>,
     /// An interface of the host that leads to the world.
     pub uplink: Option<String>,
+    /// A bridge of Open vSwitch and not one of Linux.
+    pub ovs: bool,
+    /// Who switches for it: the kernel ("system") or ovs-vswitchd ("netdev"); None for the one that is there.
+    pub datapath: Option<&'static str>,
 }
 
 /// As the statement is written.
 impl fmt::Display for SwitchSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "switch add {}", self.name)?;
+        f.write_str(if self.ovs { " --ovs" } else { "" })?;
+        self.datapath.iter().try_for_each(|word| write!(f, " --datapath {word}"))?;
         self.addresses.iter().try_for_each(|cidr| write!(f, " --address {cidr}"))?;
         if let Some(mtu) = self.mtu {
             write!(f, " --mtu {mtu}")?;
@@ -76,9 +83,9 @@ impl State {
 
 /// What is there and differs is an error; what is missing is added.
 pub fn plan(machine: &mut Machine, spec: &SwitchSpec) -> Result<State> {
-    let link = rtnl::find_link(&mut machine.outside, &spec.name)?;
+    let link = find(machine, spec)?;
     let present = match &link {
-        Some(link) => rtnl::addresses(&mut machine.outside, bridge(link)?.index)?,
+        Some(link) => rtnl::addresses(&mut machine.outside, link.index)?,
         None => Vec::new(),
     };
     match (&link, spec.mtu) {
@@ -99,11 +106,42 @@ pub fn plan(machine: &mut Machine, spec: &SwitchSpec) -> Result<State> {
     Ok(State { link, missing, networks, uplink })
 }
 
-fn bridge(link: &Link) -> Result<&Link> {
-    match link.kind.as_str() {
-        "bridge" => Ok(link),
-        _ => Err(anyhow!("'{}' is there and is not a bridge", link.name)),
+/// The switch, where it is there and of the kind that is asked for; without --ovs any kind will do.
+fn find(machine: &mut Machine, spec: &SwitchSpec) -> Result<Option<Link>> {
+    let link = rtnl::find_link(&mut machine.outside, &spec.name)?;
+    if spec.ovs && machine.ovs()?.is_none() {
+        return Err(ovs::missing());
     }
+    match link {
+        Some(link) if link.kind == "bridge" && spec.ovs => {
+            bail!("'{}' is there and is not a bridge of Open vSwitch", link.name)
+        }
+        Some(link) if link.kind == "bridge" => Ok(Some(link)),
+        None if !spec.ovs => Ok(None),
+        link => find_on_ovs(machine, spec, link),
+    }
+}
+
+fn find_on_ovs(machine: &mut Machine, spec: &SwitchSpec, link: Option<Link>) -> Result<Option<Link>> {
+    let name = &spec.name;
+    let Some(bridge) = plug::ovs_bridge(machine, name)? else {
+        return match link {
+            Some(link) => Err(anyhow!("'{}' is there and is not a bridge", link.name)),
+            None => Ok(None),
+        };
+    };
+    let is = bridge.datapath();
+    match spec.datapath {
+        Some(asked) if asked != is => bail!("it exists with datapath '{is}', not '{asked}'"),
+        _ if link.is_some() => return Ok(link),
+        _ => {}
+    }
+    // In the database and not there: somebody has asked for it a moment ago, or ovs-vswitchd cannot.
+    if let Some((ovs, cancel)) = machine.ovs()? {
+        ovs.settle(cancel)?;
+    }
+    let link = rtnl::find_link(&mut machine.outside, name)?;
+    link.with_context(|| format!("Open vSwitch has a bridge '{name}' that it cannot open")).map(Some)
 }
 
 /// The addresses to be added. A bridge with another one of the same family is somebody's; we keep off.
@@ -124,7 +162,7 @@ pub fn make(machine: &mut Machine, spec: &SwitchSpec, state: &State) -> Result<b
     let link = match &state.link {
         Some(link) => link.clone(),
         None => {
-            new = make_bridge(machine, spec)?;
+            new = if spec.ovs { make_ovs_bridge(machine, spec)? } else { make_bridge(machine, spec)? };
             rtnl::find_link(&mut machine.outside, &spec.name)?.context("it has vanished")?
         }
     };
@@ -148,10 +186,30 @@ pub fn make(machine: &mut Machine, spec: &SwitchSpec, state: &State) -> Result<b
     Ok(new)
 }
 
-fn make_bridge(machine: &mut Machine, spec: &SwitchSpec) -> Result<bool> {
-    // Locally administered, of one interface.
+/// Locally administered, of one interface.
+fn new_mac() -> Result<Mac> {
     let mut mac = sys::random::<6>().context("cannot make a MAC address")?;
-    mac[0] = mac[0] & 0xfc | 0x02;
+    mac[0] = (mac[0] & 0xfc) | 0x02;
+    Ok(mac)
+}
+
+fn make_ovs_bridge(machine: &mut Machine, spec: &SwitchSpec) -> Result<bool> {
+    let mac = new_mac()?;
+    let netdev = match spec.datapath {
+        Some(word) => word == "netdev",
+        None => !ovs::kernel_switches(),
+    };
+    let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
+    let new = ovs.add_bridge(&spec.name, netdev, mac, spec.mtu, cancel)?;
+    if new {
+        machine.did(Undo::Bridge(spec.name.clone()));
+        machine.outside.tell(vec![rtnl::set_alias(&spec.name, MARK)])?;
+    }
+    Ok(new)
+}
+
+fn make_bridge(machine: &mut Machine, spec: &SwitchSpec) -> Result<bool> {
+    let mac = new_mac()?;
     match machine.outside.tell(vec![rtnl::new_bridge(&spec.name, mac)]) {
         Err(error) if errno(&error) == Some(Errno::EEXIST) => Ok(false), // by another add at the same time
         done => {
@@ -182,14 +240,14 @@ pub fn delete(removal: &Removal) -> Result<()> {
 fn remove(removal: &Removal) -> Result<()> {
     let name = &removal.name;
     let mut machine = Machine::open()?;
-    let found = rtnl::find_link(&mut machine.outside, name)?;
+    let found = plug::find(&mut machine, &Onto::Switch(name.clone()))?;
+    let link = rtnl::find_link(&mut machine.outside, name)?;
     let mut ports = Vec::new();
-    if let Some(link) = &found {
-        let index = bridge(link)?.index;
-        ports = rtnl::all_links(&mut machine.outside)?;
-        ports.retain(|port| port.master == Some(index));
+    if let Some(plug) = &found {
+        let links = rtnl::all_links(&mut machine.outside)?;
+        ports = plug.ports(&links).into_iter().filter(|port| port.tunnel.is_none()).collect();
     }
-    let uplink = ports.iter().position(uplink::is_one).map(|at| ports.remove(at));
+    let uplink = ports.iter().position(Port::is_uplink).and_then(|at| ports.remove(at).link);
     if removal.if_unused && !ports.is_empty() {
         return Ok(());
     }
@@ -199,20 +257,23 @@ fn remove(removal: &Removal) -> Result<()> {
     let _lock = machine.lock_host()?;
     let nft = Nft::find();
     let had_nat = nft.map(|nft| nft.switch_off(name)).transpose()?.unwrap_or(false);
-    let Some(link) = found else {
+    let Some(plug) = found else {
         // Somebody else has removed the bridge; then our rules were what was left to remove.
         return match had_nat || removal.if_unused {
             true => Ok(()),
             false => Err(anyhow!("no switch '{name}'")),
         };
     };
-    if let Some(nic) = uplink {
-        uplink::give_back(&mut machine, &nic, &link)?;
+    if let (Some(nic), Some(link)) = (uplink, &link) {
+        uplink::give_back(&mut machine, &nic, link)?;
     }
-    machine.outside.tell(vec![rtnl::delete_link(name)])?;
+    match plug {
+        Plug::Ovs(_) => delete_ovs_bridge(&mut machine, name, link)?,
+        _ => machine.outside.tell(vec![rtnl::delete_link(name)])?,
+    }
     machine.keep();
     if !ports.is_empty() {
-        let names: Vec<String> = ports.iter().map(label).collect();
+        let names: Vec<String> = ports.iter().map(Port::label).collect();
         eprintln!("netns: note: '{name}' had ports, now without a switch: {}", names.join(" "));
     }
     Ok(())
@@ -235,50 +296,72 @@ pub fn nat_off(name: &str, dry_run: bool) -> Result<()> {
     Ok(())
 }
 
-/// A port as the user knows it, where it is one of ours.
-fn label(port: &Link) -> String {
-    match belongs_to(port) {
-        Some((ship, ifname)) => format!("{ship}:{ifname}"),
-        None => port.name.clone(),
+/// Where ovs-vswitchd does not do it, the bridge is out of the database all the same.
+fn delete_ovs_bridge(machine: &mut Machine, name: &str, link: Option<Link>) -> Result<()> {
+    let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
+    let done = ovs.delete_bridge(name, cancel);
+    if done.is_err() && link.is_some_and(|link| link.kind == "tun") {
+        // It stays when its process has died (tun(4), persistent).
+        machine.outside.tell(vec![rtnl::delete_link(name)])?;
     }
+    done.map(drop)
 }
 
-/// One switch a line: NAME up|down MAC [ADDRESS ...] [nat] [PORT ...].
+/// One switch a line: NAME up|down MAC [ADDRESS ...] [nat] [ovs] [PORT ...].
 pub fn show(name: Option<&str>, as_json: bool) -> Result<()> {
-    let mut socket = Socket::open()?;
-    let links = rtnl::all_links(&mut socket)?;
-    let bridges: Vec<&Link> =
-        links.iter().filter(|l| l.kind == "bridge" && name.is_none_or(|name| name == l.name)).collect();
-    if let (Some(name), []) = (name, &bridges[..]) {
+    let mut machine = Machine::open()?;
+    let links = rtnl::all_links(&mut machine.outside)?;
+    let mut switches: Vec<(&Link, Plug)> = links
+        .iter()
+        .filter(|link| link.kind == "bridge")
+        .map(|link| (link, Plug::Bridge(link.clone())))
+        .collect();
+    for bridge in ovs_bridges(&mut machine) {
+        // One that Open vSwitch has only in its database does not switch.
+        let link = links.iter().find(|link| link.name == bridge.name);
+        switches.extend(link.map(|link| (link, Plug::Ovs(bridge))));
+    }
+    switches.retain(|(link, _)| name.is_none_or(|name| name == link.name));
+    if let (Some(name), []) = (name, &switches[..]) {
         return Err(anyhow!("no switch '{name}'"));
     }
     // Without nft there is no NAT of ours; who may not ask it, sees the rest.
-    let ruleset = if bridges.is_empty() { None } else { Nft::find().and_then(|nft| nft.ruleset().ok()) };
+    let ruleset = if switches.is_empty() { None } else { Nft::find().and_then(|nft| nft.ruleset().ok()) };
     let mut text = String::new();
     let mut records = Vec::new();
-    for bridge in bridges {
+    for (link, plug) in switches {
         let addresses: Vec<String> =
-            rtnl::addresses(&mut socket, bridge.index)?.iter().map(Cidr::to_string).collect();
-        let nat = ruleset.as_ref().is_some_and(|ruleset| ruleset.masquerade(&bridge.name));
-        let ports: Vec<&Link> = links.iter().filter(|port| port.master == Some(bridge.index)).collect();
-        let state = if bridge.up { "up" } else { "down" };
-        let mac = format_mac(&bridge.mac);
-        let mut words = vec![bridge.name.clone(), state.into(), mac.clone()];
+            rtnl::addresses(&mut machine.outside, link.index)?.iter().map(Cidr::to_string).collect();
+        let nat = ruleset.as_ref().is_some_and(|ruleset| ruleset.masquerade(&link.name));
+        let ports = plug.ports(&links);
+        let state = if link.up { "up" } else { "down" };
+        let mac = format_mac(&link.mac);
+        let mut words = vec![link.name.clone(), state.into(), mac.clone()];
         words.extend(addresses.iter().cloned());
         words.extend(nat.then(|| "nat".into()));
-        words.extend(ports.iter().map(|port| label(port)));
+        words.extend(plug.datapath().map(|_| "ovs".into()));
+        words.extend(ports.iter().map(Port::label));
         text += &(words.join(" ") + "\n");
-        let ports: Vec<Value> = ports.into_iter().map(port_json).collect();
+        let ports: Vec<Value> = ports.iter().map(Port::json).collect();
         records.push(json!({
-            "name": bridge.name, "state": state, "mac": mac, "addresses": addresses, "nat": nat, "ports": ports,
+            "name": link.name, "kind": plug.kind(), "datapath": plug.datapath(), "state": state, "mac": mac,
+            "addresses": addresses, "nat": nat, "ports": ports,
         }));
     }
     print(&if as_json { format!("{}\n", Value::from(records)) } else { text })
 }
 
-fn port_json(port: &Link) -> Value {
-    let (ship, ifname) = belongs_to(port).unzip();
-    json!({"outer": port.name, "ship": ship, "ifname": ifname})
+/// Those of Open vSwitch; one that does not answer is no reason to show nothing.
+fn ovs_bridges(machine: &mut Machine) -> Vec<ovs::Bridge> {
+    let found = match machine.ovs() {
+        Ok(Some((ovs, cancel))) => ovs.bridges(cancel).map(<[_]>::to_vec),
+        Ok(None) => return Vec::new(),
+        Err(error) => Err(error),
+    };
+    found.unwrap_or_else(|error| {
+        eprintln!("netns: note: {error:#}");
+        Vec::new()
+    })
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ fn clear(machine: &mut Machine, job: &Job<'_>) -> Result<()> {
             if let Some(id) = elsewhere {
                 outlive(machine, job, link, *id)?;
             }
-            plug::pull(&mut machine.outside, std::slice::from_ref(&link.name))?;
+            plug::pull(machine, std::slice::from_ref(link))?;
             machine.outside.tell(vec![rtnl::delete_link(&link.name)])
         }
     };

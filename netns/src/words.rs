@@ -17,6 +17,7 @@ use crate::publish::PublishSpec;
 use crate::rate::Rate;
 use crate::store::{check_name, quoted};
 use crate::switch::SwitchSpec;
+use crate::tunnel::TunnelSpec;
 
 const LONGEST_CHECK: u64 = 60_000;
 
@@ -25,6 +26,7 @@ const LONGEST_CHECK: u64 = 60_000;
 pub enum Statement {
     Add(Vec<String>),
     Switch(SwitchSpec),
+    Tunnel(TunnelSpec),
     Link(LinkSpec),
     Nat(String),
     Publish(PublishSpec),
@@ -39,6 +41,7 @@ impl fmt::Display for Statement {
                 names.iter().try_for_each(|name| write!(f, " {}", quoted(name)))
             }
             Statement::Switch(spec) => spec.fmt(f),
+            Statement::Tunnel(spec) => spec.fmt(f),
             Statement::Link(spec) => spec.fmt(f),
             Statement::Nat(switch) => write!(f, "nat on {switch}"),
             Statement::Publish(spec) => spec.fmt(f),
@@ -69,7 +72,11 @@ pub fn statement<T>(parser: &mut lexopt::Parser, extra: impl Extra<T>) -> Result
             "add" => switch_add(parser, extra),
             other => Err(usage(format!("a file cannot have 'switch {other}', only 'switch add'"))),
         },
-        _ => Err(usage(format!("'{verb}' is none of add, switch add, link, nat on and publish"))),
+        "tunnel" => match self::verb(parser)?.as_str() {
+            "add" => tunnel_add(parser, extra),
+            other => Err(usage(format!("a file cannot have 'tunnel {other}', only 'tunnel add'"))),
+        },
+        _ => Err(usage(format!("'{verb}' is none of add, switch add, tunnel add, link, nat on and publish"))),
     }
 }
 
@@ -275,6 +282,8 @@ pub fn switch_add<T>(parser: &mut lexopt::Parser, mut extra: impl Extra<T>) -> R
                 spec.addresses.push(cidr);
             }
             Long("nat") => spec.nat = true,
+            Long("ovs") => spec.ovs = true,
+            Long("datapath") => spec.datapath = Some(datapath(&text(parser.value()?)?)?),
             Long("mtu") => spec.mtu = Some(word(parse_mtu(&text(parser.value()?)?))?),
             Long("uplink") => spec.uplink = Some(switch_name(parser.value()?)?),
             Value(value) => only(&mut name, value)?,
@@ -289,7 +298,39 @@ pub fn switch_add<T>(parser: &mut lexopt::Parser, mut extra: impl Extra<T>) -> R
     if spec.nat {
         word(nat::check_switch(&spec.name))?;
     }
+    if spec.datapath.is_some() && !spec.ovs {
+        return Err(usage("--datapath is for a switch with --ovs"));
+    }
+    if spec.ovs && spec.uplink.is_some() {
+        return Err(usage("--uplink is for a Linux bridge"));
+    }
     Ok(Read::Continue(Statement::Switch(spec)))
+}
+
+/// As ovs-vsctl(8) calls them.
+fn datapath(word: &str) -> Result<&'static str> {
+    let known = ["system", "netdev"].into_iter().find(|known| *known == word);
+    known.ok_or_else(|| usage(format!("a datapath is system or netdev, not '{word}'")))
+}
+
+pub fn tunnel_add<T>(parser: &mut lexopt::Parser, mut extra: impl Extra<T>) -> Result<Read<T>> {
+    let mut words = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Value(value) => words.push(text(value)?),
+            argument => {
+                if let Some(instead) = extra(argument)? {
+                    return Ok(Read::Break(instead));
+                }
+            }
+        }
+    }
+    let mut words = words.into_iter();
+    let (Some(switch), Some(name)) = (words.next(), words.next()) else {
+        return Err(usage("a tunnel needs SWITCH and NAME"));
+    };
+    let (switch, name) = (switch_name(switch.into())?, switch_name(name.into())?);
+    Ok(Read::Continue(Statement::Tunnel(word(TunnelSpec::parse(switch, name, words))?)))
 }
 
 pub fn nat_on<T>(parser: &mut lexopt::Parser, mut extra: impl Extra<T>) -> Result<Read<T>> {
