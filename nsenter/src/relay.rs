@@ -30,7 +30,7 @@ const HELD_BACK: usize = 1 << 20;
 /// All that can be held back, so that the caller's terminal is restored whichever of them comes. Not those
 /// with which a terminal stops a job in the background that touches it.
 pub fn signals() -> SigSet {
-    let mut set = SigSet::all();
+    let mut set = unshare::sys::all_signals();
     set.remove(Signal::SIGTTIN);
     set.remove(Signal::SIGTTOU);
     set

@@ -198,7 +198,7 @@ fn become_child(
     let to_hold = fork.forward.unwrap_or_else(|| sys::sigset(&[libc::SIGINT, libc::SIGTERM]));
     let forward = fork.forward.is_some();
     // Process 1 must have all signals blocked from its first moment: the kernel drops what it does not handle.
-    let held = if init { Held::block(&SigSet::all(), false)? } else { Held::block(&to_hold, forward)? };
+    let held = if init { Held::block(&sys::all_signals(), false)? } else { Held::block(&to_hold, forward)? };
     let tie = fork.kill_child.map(DeathTie::before_fork);
     let forked = if into.is_empty() { sys::fork() } else { sys::fork_into(into) };
     match forked.context("fork failed").map_err(hints::on_fork)? {

@@ -51,7 +51,7 @@ pub fn run(argv: &[OsString], environment: Option<Environment>, kept_fds: &[i32]
 }
 
 fn stand_in(program: Pid) -> Result<End> {
-    let all = SigSet::all();
+    let all = sys::all_signals();
     loop {
         let Some(got) = sys::sigwaitinfo(&all).context("cannot wait for a signal")? else { continue };
         if got.signal == Signal::SIGCHLD as i32 {
