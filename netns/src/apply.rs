@@ -62,20 +62,24 @@ pub fn read(file: &Path) -> Result<Vec<Line>> {
         let number = Some(at + 1);
         // What is wrong with a file is no misuse of the command line.
         let wrong = |error: Error| anyhow!("line {}: {error:#}", at + 1);
-        let words = split(line).map_err(wrong)?;
-        if !words.is_empty() {
-            lines.push(Line { number, statement: statement(words).map_err(wrong)? });
+        if let Some(statement) = read_line(line).map_err(wrong)? {
+            lines.push(Line { number, statement });
         }
     }
     check(&lines)?;
     Ok(lines)
 }
 
-fn statement(words: Vec<String>) -> Result<Statement> {
+/// The statement of a line; None for a blank one.
+pub fn read_line(line: &str) -> Result<Option<Statement>> {
+    let words = split(line)?;
+    if words.is_empty() {
+        return Ok(None);
+    }
     let mut parser = lexopt::Parser::from_args(words);
     parser.set_short_equals(false);
     match words::statement(&mut parser, |other| Err::<Option<()>, _>(other.unexpected().into()))? {
-        Words::Continue(statement) => Ok(statement),
+        Words::Continue(statement) => Ok(Some(statement)),
         Words::Break(()) => bail!("that is no statement"),
     }
 }
@@ -183,9 +187,9 @@ pub fn one(statement: Statement, dry_run: bool) -> Result<()> {
 /// Makes what is missing; true where something was or would be.
 pub fn run(lines: &[Line], mode: Mode) -> Result<bool> {
     for line in lines {
-        if let Statement::Link(spec) = &line.statement {
-            let asks = spec.next_free || spec.check.is_some();
-            need_capabilities(asks).map_err(|error| about(line, error))?;
+        let raw = matches!(&line.statement, Statement::Link(spec) if spec.next_free || spec.check.is_some());
+        if !matches!(line.statement, Statement::Add(_)) {
+            need_capabilities(raw).map_err(|error| about(line, error))?;
         }
     }
     let mut machine = Machine::open()?;
@@ -527,7 +531,7 @@ mod tests {
             "publish 8080 web:80",
             "publish [fd00::1]:53 'a b:53' udp",
         ] {
-            let statement = statement(split(line).unwrap()).unwrap();
+            let statement = read_line(line).unwrap().unwrap();
             assert_eq!(statement.to_string(), line);
         }
     }
@@ -544,14 +548,14 @@ mod tests {
             "exec web ls",
             "switch",
         ] {
-            assert!(statement(split(line).unwrap()).is_err(), "{line}");
+            assert!(read_line(line).is_err(), "{line}");
         }
     }
 
     #[test]
     fn statements_that_clash_are_found_before_anything_is_done() {
         let lines = |text: &str| -> Vec<Line> {
-            let read = |line: &str| statement(split(line).unwrap()).unwrap();
+            let read = |line: &str| read_line(line).unwrap().unwrap();
             text.split(';')
                 .enumerate()
                 .map(|(at, line)| Line { number: Some(at + 1), statement: read(line) })

@@ -53,7 +53,7 @@ fn dropping() -> Result<Vec<String>> {
 }
 
 /// The chain's name, if it is one of those.
-fn drops(payload: &[u8]) -> Option<String> {
+pub fn drops(payload: &[u8]) -> Option<String> {
     let (_, family) = FAMILIES.iter().find(|(number, _)| payload.first() == Some(number))?;
     let find = |nest: &'_ [u8], wanted| {
         Attributes(nest).find(|(kind, _)| *kind == wanted).map(|(_, value)| value.to_vec())

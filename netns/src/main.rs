@@ -6,6 +6,8 @@ mod cli;
 mod delete;
 mod exec;
 mod filters;
+#[cfg(test)]
+mod fuzz;
 mod link;
 mod list;
 mod machine;

@@ -90,6 +90,13 @@ impl Message {
         self
     }
 
+    /// As it is sent.
+    #[cfg(test)]
+    pub fn sealed(mut self) -> Vec<u8> {
+        self.seal(1, 0);
+        self.bytes
+    }
+
     fn seal(&mut self, sequence: u32, more_flags: u16) {
         let length = self.bytes.len() as u32;
         self.bytes[0..4].copy_from_slice(&length.to_ne_bytes());
@@ -286,14 +293,14 @@ impl AsFd for Socket {
 }
 
 /// One message of a datagram from the kernel.
-struct Part<'a> {
+pub struct Part<'a> {
     kind: u16,
     flags: u16,
     sequence: u32,
-    payload: &'a [u8],
+    pub payload: &'a [u8],
 }
 
-struct Parts<'a>(&'a [u8]);
+pub struct Parts<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Parts<'a> {
     type Item = Part<'a>;
@@ -312,7 +319,7 @@ impl<'a> Iterator for Parts<'a> {
 }
 
 /// None for an acknowledgement. The kernel's sentence comes behind a copy of what it refused.
-fn refusal(part: &Part<'_>) -> Option<Refused> {
+pub fn refusal(part: &Part<'_>) -> Option<Refused> {
     let errno = u32_at(part.payload, 0)? as i32;
     if errno == 0 {
         return None;
@@ -323,7 +330,7 @@ fn refusal(part: &Part<'_>) -> Option<Refused> {
         .then(|| Attributes(behind).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG))
         .flatten()
         .map(|(_, text)| string(text));
-    Some(Refused { errno: Errno::from_raw(-errno), text })
+    Some(Refused { errno: Errno::from_raw(errno.wrapping_neg()), text })
 }
 
 /// The attributes of a payload or a nest, as (type, value).

@@ -102,7 +102,7 @@ pub fn of(socket: &mut Socket, index: u32) -> Result<Option<Rate>> {
     Ok(rate)
 }
 
-fn parse(attributes: &[u8]) -> Option<Rate> {
+pub fn parse(attributes: &[u8]) -> Option<Rate> {
     let find = |wanted| Attributes(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     if find(TCA_KIND)? != b"tbf\0" {
         return None;

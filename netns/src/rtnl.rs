@@ -353,19 +353,24 @@ pub fn vlans(socket: &mut Socket, port: u32) -> Result<Vec<VlanEntry>> {
     let message = Message::new("list the VLANs", RTM_GETLINK, NLM_F_DUMP, &fixed);
     let mut list = Vec::new();
     socket.dump(message.put_u32(IFLA_EXT_MASK, RTEXT_FILTER_BRVLAN), |payload| {
-        if u32_at(payload, 4) != Some(port) {
-            return;
-        }
-        let attributes = Attributes(payload.get(16..).unwrap_or(&[]));
-        for (_, nest) in attributes.filter(|(kind, _)| *kind == IFLA_AF_SPEC) {
-            let infos = Attributes(nest).filter(|(kind, _)| *kind == IFLA_BRIDGE_VLAN_INFO);
-            list.extend(infos.filter_map(|(_, info)| {
-                let untagged = u16_at(info, 0)? & BRIDGE_VLAN_INFO_UNTAGGED != 0;
-                Some(VlanEntry { id: u16_at(info, 2)?, untagged })
-            }));
+        if u32_at(payload, 4) == Some(port) {
+            list.extend(parse_vlans(payload));
         }
     })?;
     Ok(list)
+}
+
+pub fn parse_vlans(payload: &[u8]) -> Vec<VlanEntry> {
+    let attributes = Attributes(payload.get(16..).unwrap_or(&[]));
+    let nests = attributes.filter(|(kind, _)| *kind == IFLA_AF_SPEC);
+    let infos =
+        nests.flat_map(|(_, nest)| Attributes(nest)).filter(|(kind, _)| *kind == IFLA_BRIDGE_VLAN_INFO);
+    infos
+        .filter_map(|(_, info)| {
+            let untagged = u16_at(info, 0)? & BRIDGE_VLAN_INFO_UNTAGGED != 0;
+            Some(VlanEntry { id: u16_at(info, 2)?, untagged })
+        })
+        .collect()
 }
 
 /// Makes it a port of that bridge; 0 for none.

@@ -221,7 +221,7 @@ fn pack(machine: &mut Machine, index: u32, wanted: impl Fn(&Cidr) -> bool) -> Re
     Ok(luggage)
 }
 
-enum Kind {
+pub enum Kind {
     Ours,
     Tangled,
     Other,
@@ -232,7 +232,7 @@ fn find(raw: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes.find(|(attribute, _)| *attribute == wanted).map(|(_, value)| value)
 }
 
-fn sort(payload: &[u8], index: u32) -> Kind {
+pub fn sort(payload: &[u8], index: u32) -> Kind {
     let [table, protocol, _, kind] = [4, 5, 6, 7].map(|at| payload.get(at).copied().unwrap_or(0));
     if protocol == RTPROT_KERNEL || table == RT_TABLE_LOCAL || kind != RTN_UNICAST {
         return Kind::Other;
