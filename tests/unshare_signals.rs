@@ -199,6 +199,29 @@ fn an_ignored_sigchld_does_no_harm() {
     }
 }
 
+/// What Rust changes at its start must not be seen by the program.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn sigpipe_and_closed_descriptors_are_as_they_were() {
+    let ask = "grep -c ^SigIgn:.*[13579bdf]...$ /proc/self/status || :"; // bit 12 is in the fourth digit
+    for (setting, ignored) in [("DEFAULT", 0), ("IGNORE", 1)] {
+        for options in ["-u", "-f", "-pf"] {
+            inside(&format!(
+                "perl -e '$SIG{{PIPE}} = \"{setting}\"; exec @ARGV' \"$BIN/unshare\" {options} sh -c '{ask}'"
+            ))
+            .ended_with(0)
+            .printed(&format!("{ignored}\n"));
+        }
+    }
+    let list = "[ -e /proc/$$/fd/0 ] && echo stdin; [ -e /proc/$$/fd/2 ] && echo stderr; :";
+    for options in ["-u", "-f", "-pf --mount-proc", "-r"] {
+        inside(&format!("\"$BIN/unshare\" {options} sh -c '{list}' <&- 2>&-")).ended_with(0).printed("");
+        inside(&format!("\"$BIN/unshare\" {options} sh -c '{list}'"))
+            .ended_with(0)
+            .printed("stdin\nstderr\n");
+    }
+}
+
 #[test]
 #[ignore = "needs root: tests/run"]
 fn signal_names_are_taken_in_all_forms_and_numbers_in_none() {

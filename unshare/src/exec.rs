@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::Error;
 use nix::unistd::getuid;
 
-use crate::passwd;
+use crate::{passwd, sys};
 
 #[derive(Debug)]
 pub struct ExecError {
@@ -51,7 +51,7 @@ pub fn exec(argv: &[OsString]) -> Error {
 
 /// As `exec`, with an environment that also says where to look (PATH) and which shell is meant.
 ///
-/// Not execvp(3): Rust starts with SIGPIPE ignored and only Command gives the default back.
+/// Not execvp(3): Rust starts with SIGPIPE ignored, and Command and as_inherited() give back what was.
 pub fn exec_in(argv: &[OsString], environment: Option<Environment>) -> Error {
     let mut command;
     let program = match argv.split_first() {
@@ -76,6 +76,7 @@ pub fn exec_in(argv: &[OsString], environment: Option<Environment>) -> Error {
     if let Some(pairs) = environment {
         command.env_clear().envs(pairs);
     }
+    sys::as_inherited(&mut command);
     Error::new(ExecError { error: command.exec(), program })
 }
 

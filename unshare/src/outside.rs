@@ -15,6 +15,7 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
@@ -98,8 +99,15 @@ impl Outside {
         if done {
             return Ok(());
         }
-        // It answers before it ends well.
-        Err(wait(self.pid).max(1))
+        // However that failed, it must not wait for us while we wait for it.
+        let _ = self.line.shutdown(Shutdown::Both);
+        Err(match wait(self.pid) {
+            0 => {
+                eprintln!("unshare: no answer from the process outside");
+                1
+            }
+            status => status,
+        })
     }
 }
 

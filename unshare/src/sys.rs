@@ -3,6 +3,9 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::{mem, ptr};
 
 use nix::Result;
@@ -343,4 +346,51 @@ pub fn seccomp_filter(program: &[libc::sock_filter]) -> Result<()> {
     let mode = libc::SECCOMP_MODE_FILTER as libc::c_ulong;
     // SAFETY: `fprog` describes `program` exactly, which the kernel copies, and writes nowhere.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &fprog) }).map(drop)
+}
+
+/// What Rust's start-up changes before main, so that `as_inherited` can give it back: which of the descriptors
+/// 0 to 2 were closed (it opens /dev/null there), and in bit 3 whether SIGPIPE was ignored (it always is then).
+static INHERITED: AtomicU8 = AtomicU8::new(0);
+const SIGPIPE_IGNORED: u8 = 1 << 3;
+
+/// Called by the C library before main.
+#[used]
+// SAFETY: the section is a table of functions of this type, which run when the C library is ready.
+#[unsafe(link_section = ".init_array")]
+static LOOK: extern "C" fn() = look;
+
+extern "C" fn look() {
+    let mut fds = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    // SAFETY: sigaction is plain data, for which zeroes are valid.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: all pointers live over the calls, and a null action changes nothing.
+    unsafe {
+        libc::poll(fds.as_mut_ptr(), 3, 0);
+        libc::sigaction(libc::SIGPIPE, ptr::null(), &mut action);
+    }
+    let closed =
+        fds.iter().filter(|fd| fd.revents & libc::POLLNVAL != 0).fold(0, |bits, fd| bits | (1 << fd.fd));
+    let ignored = if action.sa_sigaction == libc::SIG_IGN { SIGPIPE_IGNORED } else { 0 };
+    INHERITED.store(closed | ignored, Ordering::Relaxed);
+}
+
+/// Lets the program have what we have got: closed descriptors closed, SIGPIPE ignored if it was.
+pub fn as_inherited(command: &mut Command) {
+    let was = INHERITED.load(Ordering::Relaxed);
+    if was == 0 {
+        return; // Command gives SIGPIPE its default disposition by itself
+    }
+    let give_back = move || {
+        for fd in (0..3).filter(|fd| was & (1 << fd) != 0) {
+            // SAFETY: nobody but std has opened this number, and exec comes next.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+        if was & SIGPIPE_IGNORED != 0 {
+            // SAFETY: SIG_IGN runs no handler of ours.
+            unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        }
+        Ok(())
+    };
+    // SAFETY: what runs between fork and exec must be async-signal-safe: it is two system calls.
+    unsafe { command.pre_exec(give_back) };
 }
