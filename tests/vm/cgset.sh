@@ -7,8 +7,8 @@
 # vm: -k 6.1 -g hybrid
 # vm: -k 6.12 -g v2
 # vm: -k newest -g v2
-# vm: -q -k 6.1 -g v2 -M zram -t 900
-# vm: -q -k newest -g v2 -M zram -t 900
+# vm-long: -q -k 6.1 -g v2 -M zram -t 900
+# vm-long: -q -k newest -g v2 -M zram -t 900
 # vm: -k 5.10 -g none
 # vm: -k newest -g none
 # vm: -k 5.10 -g v2 -a cgroup_disable=memory
