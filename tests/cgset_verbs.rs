@@ -184,6 +184,29 @@ fn a_command_that_cannot_be_executed_leaves_all_as_it_was() {
 
 #[test]
 #[ignore = "needs root: tests/run"]
+fn a_limit_set_later_holds_who_is_inside_already() {
+    let group = Group::new("later");
+    // On v1 the group has no part in the tree of memory before.
+    let command = format!("sleep 600 & echo ready; read x; {HOG}; kill %1");
+    let mut child = Command::new(tool("cgset"));
+    child.args([&group.0, "--", "sh", "-c", &command]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = child.stderr(Stdio::piped()).spawn().expect("cgset starts");
+    eventually("both run", || group.pids().len() == 2);
+    group.cgset(&["mem=40M", "swap=0?"]).ended_with(0);
+    for dir in group.dirs() {
+        let inside = fs::read_to_string(dir.join("cgroup.procs")).unwrap();
+        assert_eq!(inside.lines().count(), 2, "{}", dir.display());
+    }
+    drop(child.stdin.take());
+    let ended = child.wait_with_output().expect("our child");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("out of memory: limit 40M"), "{said}");
+    // The tree that came later went with the others.
+    group.gone();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
 fn levels_that_a_killed_run_made_go_with_the_next() {
     let top = Group::new("levels9");
     let [a, b] = ["a", "b"].map(|name| Group(format!("{}/level/{name}", top.0)));

@@ -15,7 +15,8 @@ use unshare::fail::hint;
 use crate::amount::human;
 use crate::cli::Request;
 use crate::files::{self, cannot};
-use crate::group;
+use crate::group::{self, Place};
+use crate::layout::Layout;
 use crate::own::Ids;
 use crate::owner;
 use crate::plan::{Check, Plan, Step, parse_limit};
@@ -66,7 +67,7 @@ impl Drop for Undo {
     }
 }
 
-pub fn act(plan: &Plan, request: &Request) -> Result<Undo> {
+pub fn act(layout: &Layout, plan: &Plan, request: &Request) -> Result<Undo> {
     let mut undo = Undo { done: Vec::new() };
     let marks = plan.steps.iter().any(|step| matches!(step, Step::Mark { .. }));
     let me = if marks { owner::me() } else { None };
@@ -90,6 +91,7 @@ pub fn act(plan: &Plan, request: &Request) -> Result<Undo> {
                 let old = set(file, value, check)?;
                 undo.done.push(Done::Wrote { file: file.clone(), old });
             }
+            Step::Gather { from, into } => gather(layout, from, into, &mut undo)?,
             Step::Own { dir, files, ids } => own(dir, files, *ids, &mut undo)?,
             Step::Move { pid, file, back } => {
                 enter(*pid, file)?;
@@ -294,6 +296,33 @@ fn no_such_file(file: &Path, name: &str) -> Error {
         None => "this kernel has no such file; a ? at the end of the value skips it then".into(),
     };
     hint(error, hinted)
+}
+
+/// Moves all that stand in the group into one more tree of it, until nobody new is found: some fork meanwhile.
+fn gather(layout: &Layout, from: &[PathBuf], into: &Place, undo: &mut Undo) -> Result<()> {
+    const ROUNDS: usize = 100;
+    let file = into.path.join("cgroup.procs");
+    for _ in 0..ROUNDS {
+        let there = group::members(&into.path);
+        let everybody = from.iter().flat_map(|top| group::tree(top)).flat_map(|dir| group::members(&dir));
+        let missing: Vec<i32> = everybody.filter(|pid| *pid > 0 && !there.contains(pid)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for pid in missing {
+            let stands = layout.standing(&into.hierarchy, &pid.to_string()).ok();
+            match enter(pid, &file) {
+                Ok(()) => undo.done.extend(stands.map(|below| Done::Moved {
+                    pid,
+                    back: into.hierarchy.mount.join(below).join("cgroup.procs"),
+                })),
+                // It has ended meanwhile.
+                Err(_) if !Path::new("/proc").join(pid.to_string()).exists() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    bail!("they fork faster than they can be moved to '{}'", into.path.display())
 }
 
 /// Moves a running process in.

@@ -10,7 +10,7 @@ use crate::files;
 use crate::layout::{Hierarchy, Layout};
 
 /// The directory of the group in one tree.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub hierarchy: Hierarchy,
     pub path: PathBuf,

@@ -118,7 +118,7 @@ fn set(request: &mut Request) -> Result<()> {
     for note in &plan.notes {
         eprintln!("cgset: note: {note}");
     }
-    let made = act::act(&plan, request)?;
+    let made = act::act(&layout, &plan, request)?;
     if request.runs() {
         return run::run(&layout, &plan, made, request, &held, report);
     }

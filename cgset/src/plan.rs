@@ -42,6 +42,11 @@ pub enum Step {
         check: Check,
         optional: bool,
     },
+    /// v1: who is in the group already is not yet in a tree that it did not use before.
+    Gather {
+        from: Vec<PathBuf>,
+        into: Place,
+    },
     Own {
         dir: PathBuf,
         files: Vec<String>,
@@ -135,6 +140,10 @@ pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
         let ids = own::ids(word)?;
         plan.steps.extend(plan.places.iter().map(|place| own::step(layout, place, ids)));
     }
+    let newcomers = plan.places.iter().filter(|place| !plan.fresh && !place.path.is_dir());
+    let from: Vec<PathBuf> = existing.iter().map(|place| place.path.clone()).collect();
+    let gather = newcomers.map(|place| Step::Gather { from: from.clone(), into: place.clone() });
+    plan.steps.extend(gather.collect::<Vec<_>>());
     moves(&mut plan, layout, &request.pids)?;
     Ok(plan)
 }

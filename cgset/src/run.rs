@@ -26,7 +26,7 @@ use crate::act::{Undo, refused_entry};
 use crate::cli::Request;
 use crate::counters;
 use crate::files;
-use crate::group::Place;
+use crate::group::{self, Place};
 use crate::layout::Layout;
 use crate::oom::{self, Watch};
 use crate::owner;
@@ -68,13 +68,15 @@ pub fn run(
     let ran = read(&failed, &mut [0]) != Ok(1);
     let (made, undo) = if ran { (done.keep(), None) } else { (Vec::new(), Some(done)) };
     let status = status?;
-    let end = End { status, wall, kills: counters::oom_kills(&plan.places).saturating_sub(kills_before) };
+    // A limit that was set meanwhile may have brought a tree more.
+    let places = group::existing(layout, request.parent.as_ref(), &request.group)?;
+    let end = End { status, wall, kills: counters::oom_kills(&places).saturating_sub(kills_before) };
     if ran {
-        tell_kills(plan, request, end.kills);
+        tell_kills(&places, request, end.kills);
     }
-    let reported = report.map_or(Ok(()), |report| report.write(&plan.places, &request.group.0, &end));
+    let reported = report.map_or(Ok(()), |report| report.write(&places, &request.group.0, &end));
     if plan.fresh && !request.keep {
-        tidy(layout, plan, request, &made);
+        tidy(layout, &places, request, &made);
     }
     drop(undo);
     reported?;
@@ -85,8 +87,8 @@ pub fn run(
 }
 
 /// The command's status is the answer; that something stayed behind is told beside it.
-fn tidy(layout: &Layout, plan: &Plan, request: &Request, made: &[PathBuf]) {
-    if let Err(error) = remove::remove(layout, &plan.places, &request.group.0) {
+fn tidy(layout: &Layout, places: &[Place], request: &Request, made: &[PathBuf]) {
+    if let Err(error) = remove::remove(layout, places, &request.group.0) {
         fail::report("cgset", &error, &STATUSES);
     }
     for above in made.iter().rev().filter(|dir| owner::still_mine(dir)) {
@@ -96,11 +98,11 @@ fn tidy(layout: &Layout, plan: &Plan, request: &Request, made: &[PathBuf]) {
     let _ = owner::sweep_levels(layout, request.parent.as_ref(), &request.group);
 }
 
-fn tell_kills(plan: &Plan, request: &Request, kills: u64) {
+fn tell_kills(places: &[Place], request: &Request, kills: u64) {
     if kills == 0 {
         return;
     }
-    let text = format!("cgset: {}: {}\n", request.group.0, counters::kills_line(&plan.places, kills));
+    let text = format!("cgset: {}: {}\n", request.group.0, counters::kills_line(places, kills));
     let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
 }
 

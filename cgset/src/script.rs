@@ -52,6 +52,12 @@ impl Step {
             Step::Write { file, value, .. } => {
                 format!("! test -e {} || {}", quote_path(file), echo(value, file))
             }
+            Step::Gather { from, into } => {
+                let find = from.iter().map(|dir| quote_path(dir)).collect::<Vec<_>>().join(" ");
+                let find = format!("find {find} -name cgroup.procs -exec cat {{}} +");
+                let file = quote_path(&into.path.join("cgroup.procs"));
+                format!("for pid in $({find}); do echo $pid > {file}; done\n")
+            }
             Step::Own { dir, files, ids } => {
                 let dir = quote_path(dir);
                 format!(
