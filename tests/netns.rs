@@ -779,7 +779,7 @@ fn with_the_last_name_the_mount_of_the_directory_goes() {
         netns del a
         mountpoint -q /run/netns
         netns del b
-        ! mountpoint -q /run/netns
+        if mountpoint -q /run/netns; then exit 9; fi
         netns add a
         mountpoint -q /run/netns
         mount -t tmpfs mine /run/netns
@@ -1247,7 +1247,7 @@ fn all_is_shown_in_words_as_json_and_as_a_drawing() {
         for ship in a 'b c'; do netns exec "$ship" ip link set eth0 address 02:00:00:00:00:01; done
         netns show; echo --; netns show --dot; echo --; netns show --json
         netns exec a ip link del eth0
-        netns show >$T/out; ! grep -q '^link a:eth0' $T/out
+        netns show >$T/out; same "$(grep -c '^link a:eth0' $T/out)" 0
     "#
     ))
     .ended_with(0);
@@ -1314,10 +1314,10 @@ fn two_hundred_commands_at_once_on_the_same_names_end_in_a_whole_state() {
             netns unlink $n:eth0 &
         done >$T/out 2>$T/err
         wait
-        ! grep -v -e '^netns: ' -e '^hint: ' $T/err >&2
-        ! grep -i panic $T/err >&2
+        if grep -v -e '^netns: ' -e '^hint: ' $T/err >&2; then exit 9; fi
+        if grep -i panic $T/err >&2; then exit 9; fi
         # Whatever came last: every name is whole or not there, and the next command succeeds.
-        ! netns list | grep -v live >&2
+        if netns list | grep -v live >&2; then exit 9; fi
         for n in n0 n1 n2 n3 n4; do netns add $n; netns unlink $n:eth0 2>/dev/null || :; netns link $n:eth0 br0 --no-check; done
         same "$(links)" 7
         netns del --wait n0 n1 n2 n3 n4; netns switch del br0

@@ -8,7 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -82,8 +82,10 @@ impl Nft {
         commands.push(json!({"list": {"ruleset": null}}));
         let script = json!({ "nftables": commands }).to_string();
         let program = self.0.display();
+        // To nft "-" is /dev/stdin, which a bare /dev does not have.
+        let input = if Path::new("/dev/stdin").exists() { "-" } else { "/proc/self/fd/0" };
         let mut child = Command::new(&self.0)
-            .args(["-t", "-j", "-f", "-"])
+            .args(["-t", "-j", "-f", input])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
