@@ -146,13 +146,12 @@ fn net_of_socket(pid: Pid, pidfd: Option<&OwnedFd>, number: i32) -> Result<Owned
 /// Whether --all means this kind: the kernel has it (a file is there), and a user namespace is not the one
 /// we are in, which the kernel refuses to enter again.
 fn exists_and_differs(pid: Pid, kind: &Kind) -> Result<bool> {
+    let own = format!("/proc/self/{}", kind.file);
+    let exists = unshare::sys::exists(&own).with_context(|| format!("cannot look for {own}"))?;
+    if kind.flag != CloneFlags::CLONE_NEWUSER || !exists {
+        return Ok(exists);
+    }
     let path = format!("/proc/{pid}/{}", kind.file);
-    if kind.flag != CloneFlags::CLONE_NEWUSER {
-        return Ok(unshare::sys::exists(&format!("/proc/self/{}", kind.file)));
-    }
-    if !unshare::sys::exists("/proc/self/ns/user") {
-        return Ok(false);
-    }
     let theirs =
         fs::metadata(&path).with_context(|| format!("stat of {path} failed")).map_err(hint_on_proc)?;
     let ours = fs::metadata("/proc/self/ns/user").context("stat of /proc/self/ns/user failed")?;

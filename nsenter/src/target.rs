@@ -233,7 +233,7 @@ fn keep_caps(asked: KeepCaps, target: Option<Pid>) -> Result<(Caps, bool)> {
 /// Nothing where SELinux is off, as util-linux has it (selinux(8)). Before anything is entered: the /proc that
 /// is asked must be our own. It holds for the next exec, across a fork.
 fn follow_context(pid: Pid) -> Result<()> {
-    if !unshare::sys::exists("/sys/fs/selinux/enforce") {
+    if !unshare::sys::exists("/sys/fs/selinux/enforce").context("cannot look for SELinux")? {
         return Ok(());
     }
     let context = fs::read(format!("/proc/{pid}/attr/current"))

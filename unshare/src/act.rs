@@ -67,7 +67,7 @@ pub fn run(plan: Plan) -> Result<()> {
         act(step, found.filter.as_ref())?;
     }
     if let Some(gate) = gate {
-        gate.pass();
+        gate.pass()?;
     }
     if let Some(outside) = outside {
         outside.bind().unwrap_or_else(|status| std::process::exit(status));
@@ -234,16 +234,16 @@ fn keep_files(
     pid_file: Option<PidFile>,
     outside: Option<Outside>,
 ) -> Result<()> {
-    if !gate.ready() {
+    let end_child = || {
+        let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
+    };
+    if !gate.ready().inspect_err(|_| end_child())? {
         // How it ended is told by waiting for it.
         if let Some(file) = pid_file {
             file.remove();
         }
         return Ok(());
     }
-    let end_child = || {
-        let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
-    };
     if let Some(outside) = outside {
         outside.bind().unwrap_or_else(|status| {
             end_child();
@@ -253,6 +253,5 @@ fn keep_files(
     if let Some(file) = pid_file {
         file.write(child).inspect_err(|_| end_child())?;
     }
-    gate.open();
-    Ok(())
+    gate.open().inspect_err(|_| end_child())
 }

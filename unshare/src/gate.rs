@@ -1,7 +1,7 @@
 //! gate: where the child waits, when all is ready, until the parent has done what must be done before the
 //! program begins: namespaces bound to files, the pid written.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::exit;
 
@@ -35,23 +35,27 @@ impl Gate {
 
 impl Waiting {
     /// Says that all is ready, and waits to be let through.
-    pub fn pass(mut self) {
-        let through = self.0.write_all(b"r").is_ok() && self.0.read(&mut [0]).is_ok_and(|n| n == 1);
-        if !through {
+    pub fn pass(mut self) -> Result<()> {
+        self.0.write_all(b"r").context("cannot tell the parent that all is ready")?;
+        if self.0.read(&mut [0]).context("cannot hear from the parent")? == 0 {
             // The parent has failed, and said why, or was killed: the program must not run without it.
             exit(1);
         }
+        Ok(())
     }
 }
 
 impl Keeper {
     /// True when the child is ready, false when it has ended before.
-    pub fn ready(&mut self) -> bool {
-        self.0.read(&mut [0]).is_ok_and(|n| n == 1)
+    pub fn ready(&mut self) -> Result<bool> {
+        Ok(self.0.read(&mut [0]).context("cannot hear from the child")? == 1)
     }
 
-    pub fn open(mut self) {
-        // A child that has gone is told by waiting for it.
-        let _ = self.0.write_all(b"g");
+    pub fn open(mut self) -> Result<()> {
+        match self.0.write_all(b"g") {
+            // A child that has gone is told by waiting for it.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+            done => done.context("cannot let the child go"),
+        }
     }
 }

@@ -234,7 +234,7 @@ fn mask(root: BorrowedFd<'_>) -> Result<()> {
     // (CVE-2025-31133).
     let null = open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .context("cannot open '/dev/null'")?;
-    if fstat(&null).is_ok_and(|s| s.st_rdev != makedev(1, 3)) {
+    if fstat(&null).context("cannot look at '/dev/null'")?.st_rdev != makedev(1, 3) {
         bail!("'/dev/null' is not the null device");
     }
     let mut empty: Option<OwnedFd> = None;

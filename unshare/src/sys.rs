@@ -215,11 +215,14 @@ pub fn new_session_keyring() -> Result<()> {
     Errno::result(got).map(drop)
 }
 
-/// access(2), for paths made here.
-pub fn exists(path: &str) -> bool {
-    let Ok(path) = CString::new(path) else { return false };
+/// access(2), for paths made here: false when nothing is there, an error when that cannot be told.
+pub fn exists(path: &str) -> Result<bool> {
+    let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
     // SAFETY: a C string that lives over the call.
-    unsafe { libc::access(path.as_ptr(), libc::F_OK) == 0 }
+    match Errno::result(unsafe { libc::access(path.as_ptr(), libc::F_OK) }) {
+        Err(Errno::ENOENT) => Ok(false),
+        done => done.map(|_| true),
+    }
 }
 
 /// open_tree(2): a detached copy of the mounts at `fd` and below.
