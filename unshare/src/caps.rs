@@ -1,7 +1,5 @@
 //! caps: capability sets by name (capabilities(7)).
 
-use std::fs;
-
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 
@@ -72,10 +70,16 @@ pub fn reduce(keep: Caps) -> Result<()> {
 
 /// Takes all but `keep` out of the bounding set: no exec can bring it back.
 pub fn drop_bounding(keep: Caps) -> Result<()> {
-    let last = last_known();
-    for number in (0..=last).filter(|n| !keep.has(*n)) {
-        sys::prctl(libc::PR_CAPBSET_DROP, number as libc::c_ulong)
-            .with_context(|| format!("cannot drop '{}' from the bounding set", name_of(number)))?;
+    for number in (0..64).filter(|n| !keep.has(*n)) {
+        let known = || sys::prctl(libc::PR_CAPBSET_READ, number as libc::c_ulong) != Err(Errno::EINVAL);
+        match sys::prctl(libc::PR_CAPBSET_DROP, number as libc::c_ulong) {
+            Ok(_) => {}
+            Err(Errno::EINVAL) if !known() => break, // this kernel has no more
+            Err(errno) => {
+                let what = format!("cannot drop '{}' from the bounding set", name_of(number));
+                return Err(errno).context(what);
+            }
+        }
     }
     Ok(())
 }
@@ -131,14 +135,6 @@ pub fn setuid_keeping(uid: nix::unistd::Uid) -> Result<()> {
     sys::prctl(libc::PR_SET_KEEPCAPS, 1).context("cannot keep the capabilities")?;
     nix::unistd::setuid(uid)?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 0).map(drop).context("cannot keep the capabilities")
-}
-
-/// The last capability that this kernel knows; without /proc, the last whose bounding bit can be read.
-fn last_known() -> usize {
-    let told = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|n| n.trim().parse().ok());
-    told.unwrap_or_else(|| {
-        (0..64).take_while(|n| sys::prctl(libc::PR_CAPBSET_READ, *n).is_ok()).count().saturating_sub(1)
-    })
 }
 
 fn name_of(number: usize) -> String {
