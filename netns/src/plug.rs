@@ -293,6 +293,19 @@ fn bridge_vlans(outside: &mut Socket, port: u32) -> Result<Vlans> {
     Ok(vlans)
 }
 
+/// Before pairs are made, all at once: ports whose device has gone behind our back. ovs-vswitchd would take
+/// the new device for the old one, which was down, and switch it off.
+pub fn close_stale(machine: &mut Machine, ports: &[(&Plug, &LinkSpec)]) -> Result<()> {
+    let on_ovs = ports.iter().filter(|(plug, _)| matches!(plug, Plug::Ovs(_)));
+    let names: Vec<String> = on_ovs.map(|(_, spec)| spec.end.outer()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
+    ovs.delete_ports(&names, cancel)
+}
+
 /// After the pairs were made, all at once: what makes their outer ends ports as asked for.
 pub fn attach(machine: &mut Machine, ports: &[(&Plug, &LinkSpec)]) -> Result<()> {
     attach_to_ovs(machine, ports)?;
@@ -345,10 +358,7 @@ fn attach_to_ovs(machine: &mut Machine, ports: &[(&Plug, &LinkSpec)]) -> Result<
         let Vlans { tag, trunks } = &spec.vlans;
         new.push(NewPort { bridge: &bridge.name, name, ship, tag: *tag, trunks, tunnel: None });
     }
-    let names: Vec<&str> = words.iter().map(|(name, _)| name.as_str()).collect();
     let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
-    // Ports whose device has gone behind our back.
-    ovs.delete_ports(&names, cancel)?;
     ovs.add_ports(&new, cancel)?;
     machine.did(Undo::Ports(words.into_iter().map(|(name, _)| name).collect()));
     Ok(())

@@ -55,15 +55,16 @@ pub fn make(machine: &mut Machine, jobs: &[Job<'_>]) -> Result<Vec<Cidr>> {
     for job in jobs {
         clear(machine, job).with_context(|| job.failed())?;
     }
-    for some in jobs.chunks(BATCH) {
-        machine.signals.check()?;
-        bear(machine, some)?;
-    }
     let ports: Vec<(&Plug, &LinkSpec)> = jobs.iter().map(|job| (job.plug, job.spec)).collect();
     let about = || match jobs {
         [job] => job.failed(),
         _ => "cannot plug the links in".to_owned(),
     };
+    plug::close_stale(machine, &ports).with_context(about)?;
+    for some in jobs.chunks(BATCH) {
+        machine.signals.check()?;
+        bear(machine, some)?;
+    }
     plug::attach(machine, &ports).with_context(about)?;
     let inner: Vec<Link> = jobs
         .iter()
