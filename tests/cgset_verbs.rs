@@ -223,12 +223,45 @@ fn levels_that_a_killed_run_made_go_with_the_next() {
     killed();
     run("cgset", &["--remove", &a.0]).ended_with(0);
     top.gone();
+    // A run in the level itself ends nobody below it, and leaves it to them.
+    killed();
+    let other = b.start(&[], "echo ready; exec sleep 600");
+    run("cgset", &["--remove", &a.0]).ended_with(0);
+    let level = Group(format!("{}/level", top.0));
+    level.cgset(&["--", "true"]).ended_with(0);
+    assert_eq!(b.pids().len(), 1);
+    other.signal("TERM");
+    assert_eq!(other.end(), 143);
+    top.gone();
     // Somebody has set a limit there meanwhile: it is theirs.
     let me = tool("cgset");
     a.cgset(&["--", me.to_str().expect("a path"), &top.0, "procs=77"]).ended_with(0);
     assert_eq!(top.file(&["pids.max"]), "77");
     run("cgset", &["--remove", &top.0]).ended_with(0);
     top.gone();
+}
+
+/// strace ends cgset at each call in turn that changes something.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn killed_at_any_call_its_group_can_be_removed() {
+    const CALLS: &str = "mkdir,mkdirat,openat,write,pread64,lsetxattr,clone,clone3,fork,wait4,rmdir,unlinkat";
+    let group = Group::new("call");
+    let mut killed = 0;
+    for call in 1.. {
+        let mut strace = Command::new(common::system("strace"));
+        strace.args(["-o", "/dev/null", "-e", &format!("inject={CALLS}:signal=KILL:when={call}")]);
+        strace.arg(tool("cgset")).args([&group.0, "mem=50M", "procs=9", "cpu=1", "--", "true"]);
+        let code = finish(strace, "").code;
+        run("cgset", &["--remove", &group.0]).ended_with(0);
+        group.gone();
+        if code == 0 {
+            break;
+        }
+        assert_eq!(code, 137, "at call {call}");
+        killed += 1;
+    }
+    assert!(killed > 30, "{killed} calls");
 }
 
 #[test]

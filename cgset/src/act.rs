@@ -110,9 +110,10 @@ fn make(dir: &Path, undo: &mut Undo) -> Result<()> {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
             let error = cannot("make group", dir, errno);
             return Err(match errno {
-                Errno::EACCES | Errno::EPERM => {
-                    hint(error, "run it as root, or with --parent below a group that is yours")
-                }
+                Errno::EACCES | Errno::EPERM => hint(
+                    error,
+                    "run it as root, with --parent below a group that is yours, or with --scope where systemd runs",
+                ),
                 Errno::EROFS => hint(error, "the cgroup tree is mounted read-only here"),
                 Errno::EAGAIN => hint(
                     error,

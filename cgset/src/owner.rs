@@ -92,6 +92,12 @@ pub fn settle(layout: &Layout, request: &Request) -> Result<()> {
     let mark = read_mark(&place.path);
     let level = mark.as_ref().is_some_and(|mark| mark.ends_with(LEVEL));
     match owner(mark.as_deref()) {
+        // Groups of others may lie below a level: it goes only when it is empty.
+        Owner::Gone if request.runs() && level => {
+            let places = group::existing(layout, request.parent.as_ref(), &request.group)?;
+            rmdir_all(&places);
+            Ok(())
+        }
         Owner::Gone if request.runs() => {
             let places = group::existing(layout, request.parent.as_ref(), &request.group)?;
             remove::remove(layout, &places, name)?;
@@ -99,7 +105,8 @@ pub fn settle(layout: &Layout, request: &Request) -> Result<()> {
         }
         // Set from outside, it is the caller's from now on: no run removes it any more.
         Owner::Gone => unmark(layout, request),
-        Owner::Alive(_) if level => unmark(layout, request),
+        Owner::Alive(_) if level && !request.runs() => unmark(layout, request),
+        Owner::Alive(_) if level => Ok(()),
         Owner::Alive(pid) if request.runs() => {
             let error = anyhow!("group '{name}' belongs to a running cgset ({pid}) and ends with it");
             Err(hint(error, format!("to share a group make it first: cgset {name}; every run then joins it")))
@@ -119,6 +126,11 @@ pub fn still_mine(dir: &Path) -> bool {
     }
 }
 
+/// The one by which the rest is found last, and only while the rest went: else the next run tries again.
+fn rmdir_all(places: &[Place]) -> bool {
+    places.iter().rev().all(|place| files::rmdir(&place.path).is_ok())
+}
+
 /// Removes the empty levels above a group that a killed run has left.
 pub fn sweep_levels(layout: &Layout, parent: Option<&Parent>, group: &Group) -> Result<()> {
     let mut name = group.0.as_str();
@@ -131,8 +143,7 @@ pub fn sweep_levels(layout: &Layout, parent: Option<&Parent>, group: &Group) -> 
         if !left || !matches!(owner(mark.as_deref()), Owner::Gone) {
             return Ok(());
         }
-        // The one with the mark last, and only while the rest went: the next run tries again.
-        if !places.iter().rev().all(|place| files::rmdir(&place.path).is_ok()) {
+        if !rmdir_all(&places) {
             return Ok(());
         }
     }
