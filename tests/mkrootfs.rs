@@ -632,7 +632,7 @@ fn hooks_run_at_their_times_with_the_root() {
     ];
     archive.run(&hooks).ended_with(0).said("said\n").printed("");
     assert_eq!(fs::read_to_string(root.join("late")).unwrap(), "early\n");
-    assert!(!archive.place.at("cache/base").exists());
+    assert!(archive.place.names("cache/base").is_empty());
     fs::remove_dir_all(&root).unwrap();
     let said = archive.run(&["--no-updates", "--extract-hook=exit 3"]).ended_with(1);
     said.said("the extract-hook 'exit 3' failed: exit status: 3");
@@ -1182,6 +1182,61 @@ fn extended_attributes_are_cloned() {
     );
     run("mkrootfs", &["clone", source.to_str().unwrap(), place.at("copy").to_str().unwrap()]).ended_with(0);
     assert!(sh("getcap \"$1\"", &[place.at("copy/ping").to_str().unwrap()]).contains("cap_net_raw=ep"));
+}
+
+/// Runs a script in a mount namespace of its own; $1 is the place, $2 the tool.
+fn with_mounts(place: &Place, script: &str) -> Outcome {
+    let mut command = Command::new(system("unshare"));
+    command.args(["-m", "sh", "-euc", script, "sh"]).arg(&place.0).arg(tool("mkrootfs"));
+    finish(command, "")
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn an_overlay_leaves_the_source_alone() {
+    let place = Place::new();
+    sh(
+        "mkdir -m 751 \"$1/a,b:c\"; echo old > \"$1/a,b:c/file\"; chown 5:6 \"$1/a,b:c\"",
+        &[place.0.to_str().unwrap()],
+    );
+    let script = "cd \"$1\"; \"$2\" clone --overlay a,b:c new; echo new > new/file; cat a,b:c/file new/file; \
+                  stat -c '%a %u:%g' new; ! \"$2\" clone --overlay a,b:c new; umount new; ls -A new; \
+                  ! \"$2\" clone --overlay a,b:c new";
+    let said = with_mounts(&place, script).ended_with(0).said("'").said("of an earlier overlay");
+    said.said("an overlay; what changes lies in").printed("old\nnew\n751 5:6\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_clone_is_made_in_the_best_way_or_in_the_one_that_was_asked_for() {
+    let place = Place::new();
+    let script = "cd \"$1\"; truncate -s 200M disk; mkfs.btrfs -q disk >/dev/null; mkdir fs; mount -o loop disk fs; cd fs; \
+        btrfs -q subvolume create source || btrfs subvolume create source >&2; echo text > source/file; dd if=/dev/zero of=source/big bs=1M count=4 2>&1; \
+        for how in '' --snapshot --reflink --copy; do \
+            \"$2\" clone $how source \"to$how\" 2>&1; cat \"to$how/file\"; stat -c %i \"to$how\"; echo more >> \"to$how/file\"; \
+        done; cat source/file; ls -A; mkdir plain; ! \"$2\" clone --snapshot plain x; ! \"$2\" clone --reflink source ../x; ls .. | grep -c x";
+    let out = with_mounts(&place, script);
+    let text = out
+        .out
+        .lines()
+        .filter(|line| !line.contains("records") && !line.contains("bytes"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[..3], ["mkrootfs: a snapshot", "text", "256"], "{text} {}", out.err);
+    assert_eq!(lines[3..6], ["mkrootfs: a snapshot", "text", "256"], "{text}");
+    assert_eq!(lines[6..8], ["mkrootfs: a copy that shares its blocks", "text"], "{text}");
+    assert_eq!(lines[9..11], ["mkrootfs: a copy", "text"], "{text}");
+    assert_eq!(
+        lines[12..],
+        ["text", "source", "to", "to--copy", "to--reflink", "to--snapshot", "0"],
+        "{text}"
+    );
+    assert!(
+        out.err.contains("it is no subvolume of btrfs") && out.err.contains("cannot share its blocks"),
+        "{}",
+        out.err
+    );
 }
 
 // ---- looking at roots ----

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use lexopt::prelude::*;
 use unshare::fail::Usage;
 
+use crate::clone::By;
 use crate::resolve::Variant;
 use crate::target::{self, Form};
 
@@ -56,6 +57,8 @@ standard output.
   --no-check-valid-until    accept an index or a key that is past its date
   --format FORM             directory, tar, squashfs, erofs or ext4, whatever
                             the name of TARGET ends with
+  --overlay, --snapshot, --reflink, --copy
+                            'clone': in this way, not in the best there is
   --devices                 'unpack': make devices, too
   --json                    'list': as JSON
   --print-debs              only the names of the packages, on a line
@@ -71,7 +74,7 @@ standard output.
 
 /// Which commands an option is for: b(ootstrap), l(ist), c(lone), p(ack), u(npack),
 /// s: configure, the second stage, v(erify), d(iff), k: cache.
-const USES: [(&str, &str); 31] = [
+const USES: [(&str, &str); 34] = [
     ("variant", "bl"),
     ("include", "bl"),
     ("exclude", "bl"),
@@ -79,7 +82,7 @@ const USES: [(&str, &str); 31] = [
     ("arch", "blu"),
     ("no-updates", "bl"),
     ("extra-suites", "bl"),
-    ("snapshot", "bl"),
+    ("snapshot", "blc"),
     ("lock", "bl"),
     ("merged-usr", "bl"),
     ("no-merged-usr", "bl"),
@@ -96,6 +99,9 @@ const USES: [(&str, &str); 31] = [
     ("no-check-gpg", "bl"),
     ("no-check-valid-until", "bl"),
     ("format", "bcp"),
+    ("overlay", "c"),
+    ("reflink", "c"),
+    ("copy", "c"),
     ("devices", "u"),
     ("json", "l"),
     ("print-debs", "bl"),
@@ -149,6 +155,7 @@ pub struct Options {
     pub check_valid_until: bool,
     /// None: as the name of the target says.
     pub format: Option<Form>,
+    pub clone_by: By,
     pub devices: bool,
     pub json: bool,
     /// 'list' prints names only.
@@ -201,6 +208,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
                 let known = USES.iter().map(|(known, _)| *known).find(|known| *known == name);
                 let Some(name) = known else { return Err(argument.unexpected().into()) };
                 given.push(name);
+                // One word for two things: a date for a bootstrap, a way to clone.
+                if name == "snapshot" && words.first().is_some_and(|word| word == "clone") {
+                    options.clone_by = By::Snapshot;
+                    continue;
+                }
                 option(name, &mut parser, &mut options)?;
             }
             other => return Err(other.unexpected().into()),
@@ -235,6 +247,9 @@ fn option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Res
                 usage(&format!("'--format' takes {words}, not '{word}'"))
             })?;
         }
+        "overlay" => options.clone_by = By::Overlay,
+        "reflink" => options.clone_by = By::Reflink,
+        "copy" => options.clone_by = By::Copy,
         "devices" => options.devices = true,
         "json" => options.json = true,
         "print-debs" => options.names = true,
@@ -291,6 +306,7 @@ fn defaults() -> Options {
         check_gpg: true,
         check_valid_until: true,
         format: None,
+        clone_by: By::Best,
         devices: false,
         json: false,
         names: false,

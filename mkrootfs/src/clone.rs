@@ -29,6 +29,24 @@ pub struct Copy {
     path: PathBuf,
 }
 
+/// How a clone is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Best,
+    Copy,
+    Reflink,
+    Snapshot,
+    Overlay,
+}
+
+/// Whether the copy has the blocks of the source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Always,
+    WherePossible,
+    Never,
+}
+
 struct Walk {
     device: u64,
     root: OwnedFd,
@@ -36,8 +54,9 @@ struct Walk {
     links: HashMap<u64, PathBuf>,
     /// The path of what is being copied, for errors and links.
     at: PathBuf,
-    /// The file system cannot share blocks: do not ask for each file.
-    plain: bool,
+    sharing: Sharing,
+    /// Some blocks are.
+    shared: bool,
 }
 
 impl Copy {
@@ -56,7 +75,56 @@ impl Copy {
         Ok(Copy { source: fd.into(), path })
     }
 
+    /// As `make`, by the way that was asked for or the best that the file system has; gives what was done.
+    pub fn make_by(&self, by: By, root: &Path) -> Result<&'static str> {
+        if by == By::Snapshot || (by == By::Best && self.is_subvolume()) {
+            match self.snapshot(root) {
+                Ok(()) => return Ok("a snapshot"),
+                Err(error) if by == By::Snapshot => return Err(error),
+                // In another file system, or not ours: it is copied.
+                Err(_) => {}
+            }
+        }
+        let sharing = match by {
+            By::Copy => Sharing::Never,
+            By::Reflink => Sharing::Always,
+            _ => Sharing::WherePossible,
+        };
+        match self.walk(root, sharing)? {
+            true => Ok("a copy that shares its blocks"),
+            false => Ok("a copy"),
+        }
+    }
+
+    /// A subvolume of btrfs has this number at its root.
+    fn is_subvolume(&self) -> bool {
+        const FIRST: u64 = 256;
+        let btrfs = nix::sys::statfs::fstatfs(&self.source)
+            .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BTRFS_SUPER_MAGIC);
+        btrfs && fstat(&self.source).is_ok_and(|stat| stat.st_ino == FIRST)
+    }
+
+    fn snapshot(&self, root: &Path) -> Result<()> {
+        let failed = || format!("cannot make a snapshot of '{}'", self.path.display());
+        if !self.is_subvolume() {
+            bail!(Kind::Asked.because(failed(), anyhow!("it is no subvolume of btrfs")));
+        }
+        let (parent, name) = root.parent().zip(root.file_name()).context("a target has a name")?;
+        std::fs::remove_dir(root).with_context(failed)?;
+        let parent = File::open(parent).with_context(failed)?;
+        let made = sys::btrfs_snapshot(self.source.as_fd(), parent.as_fd(), name.as_bytes());
+        if made.is_err() {
+            std::fs::create_dir(root).with_context(failed)?;
+        }
+        made.with_context(failed)
+    }
+
     pub fn make(&self, root: &Path) -> Result<()> {
+        self.walk(root, Sharing::WherePossible).map(drop)
+    }
+
+    /// True when blocks are shared.
+    fn walk(&self, root: &Path, sharing: Sharing) -> Result<bool> {
         let to = File::open(root).with_context(|| format!("cannot open '{}'", root.display()))?;
         let from = fstat(&self.source)?;
         let mut walk = Walk {
@@ -64,14 +132,16 @@ impl Copy {
             root: to.as_fd().try_clone_to_owned()?,
             links: HashMap::new(),
             at: PathBuf::new(),
-            plain: false,
+            sharing,
+            shared: false,
         };
         sys::umask(0);
         let done = walk
             .dir(self.source.as_fd(), to.as_fd())
             .and_then(|()| set_all(self.source.as_fd(), to.as_fd(), &from));
         done.map_err(|e| e.context(format!("cannot copy '{}'", self.path.join(&walk.at).display())))?;
-        nix::unistd::syncfs(&to).context("cannot write the tree to the disk")
+        nix::unistd::syncfs(&to).context("cannot write the tree to the disk")?;
+        Ok(walk.shared)
     }
 }
 
@@ -149,11 +219,17 @@ impl Walk {
         if size == 0 {
             return Ok(());
         }
-        if !self.plain {
+        if self.sharing != Sharing::Never {
             match sys::clone_file(from, to) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.shared = true;
+                    return Ok(());
+                }
+                Err(errno) if self.sharing == Sharing::Always => {
+                    return Err(errno).context("cannot share its blocks");
+                }
                 Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::EXDEV | Errno::ENOSYS | Errno::EPERM) => {
-                    self.plain = true
+                    self.sharing = Sharing::Never
                 }
                 Err(Errno::EINVAL) => {}
                 Err(errno) => return Err(errno.into()),

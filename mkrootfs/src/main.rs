@@ -21,6 +21,7 @@ mod install;
 mod list;
 mod lock;
 mod mirror;
+mod overlay;
 mod pack;
 mod packages;
 mod power;
@@ -48,6 +49,7 @@ use unshare::fail::{self, Statuses};
 
 use crate::cache::Cache;
 use crate::cli::{Command, Options};
+use crate::clone::By;
 use crate::power::Power;
 use crate::staging::Staging;
 use crate::supervise::End;
@@ -86,9 +88,16 @@ fn run(command: Command) -> Result<u8> {
             })
         }
         Command::Clone { source, target, options } => {
+            let progress = progress::Progress::new(&options);
+            if options.clone_by == By::Overlay {
+                return overlay::make(&source, &target, &progress).map(|()| 0);
+            }
             power::take()?;
             let copy = clone::Copy::open(&source, &target)?;
-            stage(&target, &options, Content::Made(Power::Root), |root, _| copy.make(root))
+            stage(&target, &options, Content::Made(Power::Root), |root, _| {
+                progress.step(copy.make_by(options.clone_by, root)?);
+                Ok(())
+            })
         }
         Command::Pack { source, target, options } => pack(&source, &target, &options),
         Command::Unpack { source, target, options } => {

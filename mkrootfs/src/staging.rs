@@ -115,7 +115,7 @@ impl Staging {
 }
 
 /// A target is new, or a directory with nothing in it.
-fn check(target: &Path) -> Result<()> {
+pub fn check(target: &Path) -> Result<()> {
     let text = format!("cannot make '{}'", target.display());
     let refuse = |why: &str| Kind::Asked.because(text.clone(), anyhow!("{why}"));
     let parent = target.parent().ok_or_else(|| refuse("it is the root directory"))?;

@@ -79,6 +79,33 @@ pub fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     Errno::result(unsafe { libc::ioctl(to.as_raw_fd(), FICLONE as _, from.as_raw_fd()) }).map(drop)
 }
 
+/// ioctl(2) BTRFS_IOC_SNAP_CREATE_V2: a writable snapshot of an open subvolume, as `name` in `parent`.
+pub fn btrfs_snapshot(source: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    const SNAP_CREATE_V2: libc::c_ulong = 0x5000_9417;
+    // struct btrfs_ioctl_vol_args_v2 of linux/btrfs.h.
+    #[repr(C)]
+    struct Arguments {
+        fd: i64,
+        transid: u64,
+        flags: u64,
+        unused: [u64; 4],
+        name: [u8; 4040],
+    }
+    let mut arguments = Arguments {
+        fd: i64::from(source.as_raw_fd()),
+        transid: 0,
+        flags: 0,
+        unused: [0; 4],
+        name: [0; 4040],
+    };
+    // The last byte stays 0, as it ends the name.
+    let place = arguments.name.get_mut(..name.len()).filter(|place| place.len() < 4040);
+    place.ok_or(Errno::ENAMETOOLONG)?.copy_from_slice(name);
+    // SAFETY: the kernel reads and writes the 4096 bytes that the structure has, while it lives.
+    let done = unsafe { libc::ioctl(parent.as_raw_fd(), SNAP_CREATE_V2 as _, &raw mut arguments) };
+    Errno::result(done).map(drop)
+}
+
 /// The extended attributes of an open file or directory.
 pub fn xattrs(fd: BorrowedFd<'_>) -> Result<Vec<(CString, Vec<u8>)>> {
     let fd = fd.as_raw_fd();
