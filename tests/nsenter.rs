@@ -256,6 +256,13 @@ fn a_hostile_jail_sees_no_more_of_an_entry_with_a_terminal() {
 fn nor_does_a_jail_that_may_debug() {
     if !theirs() {
         assert_eq!(watched("default,sys_ptrace", "", 50), "met\n");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn nor_does_a_jail_that_may_debug_with_a_terminal() {
+    if !theirs() {
         assert_eq!(watched("default,sys_ptrace", "--pty", 50), "met\n");
     }
 }

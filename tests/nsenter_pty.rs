@@ -86,6 +86,11 @@ fn the_program_leads_a_session_on_a_terminal_of_the_target() {
     with_target(
         r#"
         "$BIN/nsenter" -t $P -a --pty sh -c 'tty; ls /dev/pts; ps -o pid=,sid=,tty= -p $$ | tr -s " "; : </dev/tty; exit 7' </dev/null || echo $?
+        sig() { "$@" grep -E 'Sig(Blk|Ign)' /proc/self/status; }
+        sig env >$T/outside
+        sig "$BIN/nsenter" -t $P -a --pty </dev/null | tr -d '\r' | cmp - $T/outside
+        outside=$(ls /proc/self/fd | wc -l)
+        [ "$("$BIN/nsenter" -t $P -a --pty sh -c 'ls /proc/self/fd | wc -l' </dev/null | tr -d '\r')" = "$outside" ]
         "$BIN/nsenter" -t $P -n --pty sh -c 'test -t 0 && test -t 1 && test -t 2 && echo terminal' </dev/null
     "#,
     )
@@ -138,6 +143,30 @@ fn what_the_program_leaves_behind_holds_nobody_up() {
     )
     .ended_with(0)
     .printed("early\r\n3\ny\r\n4\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn the_terminal_belongs_to_the_user_of_the_program() {
+    if theirs() {
+        return;
+    }
+    with_target(
+        r#"
+        "$BIN/nsenter" -t $P -a -S 8 --pty sh -c 'stat -c %u $(tty)' </dev/null
+        "$BIN/nsenter" -t $P -a --pty echo lost </dev/null >/dev/full || echo $?
+        mkfifo $T/up2 $T/down2
+        setpriv --reuid=1000 --regid=1000 --clear-groups /usr/bin/unshare -rmpf --mount-proc --kill-child sh -c '
+            mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts; echo up; read x' <$T/down2 >$T/up2 &
+        exec 5>$T/down2
+        read line <$T/up2
+        P=$(cat /proc/$!/task/$!/children); P=${P% }
+        "$BIN/nsenter" -t $P -a --pty sh -c 'tty; stat -c %u $(tty)' </dev/null
+    "#,
+    )
+    .ended_with(0)
+    .said("cannot write to standard output: No space left on device")
+    .printed("8\r\n1\n/dev/pts/0\r\n0\r\n");
 }
 
 /// A terminal that nobody has open any more reads as an error at once, again and again.

@@ -13,7 +13,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
 use nix::unistd::{ForkResult, chdir, chroot, dup2_stderr, fchdir, setgroups};
 use unshare::child::{DeathTie, Held, Wait, end_as};
-use unshare::ns::Kind;
+use unshare::ns::{KINDS, Kind};
 use unshare::{exec, fail, sys};
 
 use crate::cgroup::Groups;
@@ -81,7 +81,8 @@ pub fn enter(namespaces: &Namespaces, wanted: CloneFlags, with: With) -> Result<
         return Ok(());
     }
     join(namespaces, &mut left, CloneFlags::empty(), &mut |errno, kind| {
-        Err(hint(errno)).with_context(|| match kind {
+        let wanted = kind.map_or(namespaces.of_target, |kind| kind.flag);
+        Err(hint(errno, wanted)).with_context(|| match kind {
             Some(kind) => format!("reassociate to namespace '{}' failed", kind.file),
             None => "reassociate to namespaces failed".into(),
         })
@@ -114,10 +115,20 @@ fn join(
     Ok(())
 }
 
-fn hint(errno: Errno) -> Error {
-    match errno {
-        Errno::EPERM => fail::hint(Error::new(errno), "run it as root, or enter the user namespace too (-U)"),
-        _ => Error::new(errno),
+fn hint(errno: Errno, wanted: CloneFlags) -> Error {
+    let error = Error::new(errno);
+    let missing = KINDS
+        .iter()
+        .find(|kind| wanted.contains(kind.flag) && !sys::exists(&format!("/proc/self/{}", kind.file)));
+    match (errno, missing) {
+        (Errno::EPERM, _) => fail::hint(error, "run it as root, or enter the user namespace too (-U)"),
+        (Errno::EINVAL, Some(kind)) if sys::exists("/proc/self/ns") => {
+            fail::hint(error, format!("this kernel has no {} namespaces", kind.word))
+        }
+        (Errno::EINVAL, None) if wanted.contains(CloneFlags::CLONE_NEWUSER) => {
+            fail::hint(error, "nobody can enter the user namespace that he is in: leave -U out")
+        }
+        _ => error,
     }
 }
 

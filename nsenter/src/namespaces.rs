@@ -101,6 +101,7 @@ fn by_file(kind: &Kind, source: &Source, target: Option<Pid>) -> Result<OwnedFd>
 fn open_path(path: &Path) -> Result<OwnedFd> {
     open_file(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .with_context(|| format!("cannot open {}", path.display()))
+        .map_err(hint_on_access)
 }
 
 /// A namespace as the kernel numbers them: a file handle of nsfs.
@@ -190,6 +191,13 @@ fn takes_pidfds() -> bool {
     }
     let own = unshare::sys::pidfd_open(getpid());
     own.is_ok_and(|fd| unshare::sys::setns(fd.as_fd(), CloneFlags::CLONE_NEWUTS) != Err(Errno::EINVAL))
+}
+
+pub fn hint_on_access(error: Error) -> Error {
+    match error.downcast_ref() {
+        Some(Errno::EACCES | Errno::EPERM) => fail::hint(error, "run it as root"),
+        _ => error,
+    }
 }
 
 pub fn hint_on_proc(error: Error) -> Error {

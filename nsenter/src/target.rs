@@ -186,8 +186,9 @@ fn place(asked: Option<&Place>, target: Option<Pid>, link: &str) -> Result<Optio
         (Some(Place::Target), None) => unreachable!("the command line asks for a target"),
     };
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let fd =
-        open_file(&path, flags, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))?;
+    let fd = open_file(&path, flags, Mode::empty())
+        .with_context(|| format!("cannot open {}", path.display()))
+        .map_err(namespaces::hint_on_access)?;
     Ok(Some(fd))
 }
 
