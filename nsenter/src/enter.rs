@@ -117,12 +117,12 @@ fn join(
 
 fn hint(errno: Errno, wanted: CloneFlags) -> Error {
     let error = Error::new(errno);
-    let missing = KINDS
-        .iter()
-        .find(|kind| wanted.contains(kind.flag) && !sys::exists(&format!("/proc/self/{}", kind.file)));
+    let missing = KINDS.iter().find(|kind| {
+        wanted.contains(kind.flag) && sys::exists(&format!("/proc/self/{}", kind.file)) == Ok(false)
+    });
     match (errno, missing) {
         (Errno::EPERM, _) => fail::hint(error, "run it as root, or enter the user namespace too (-U)"),
-        (Errno::EINVAL, Some(kind)) if sys::exists("/proc/self/ns") => {
+        (Errno::EINVAL, Some(kind)) if sys::exists("/proc/self/ns") == Ok(true) => {
             fail::hint(error, format!("this kernel has no {} namespaces", kind.word))
         }
         (Errno::EINVAL, None) if wanted.contains(CloneFlags::CLONE_NEWUSER) => {
