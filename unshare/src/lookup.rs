@@ -26,54 +26,63 @@ struct Side {
 /// Everybody may map the own id alone (user_namespaces(7)); more takes the right to it in the caller's
 /// namespace. Who has given up the own user id for that of an owner may not write at all.
 pub fn resolve(asked: &Ids) -> Result<(Writes, Tasks)> {
-    let users = Side {
-        what: "uid",
-        names: USERS,
-        subordinate: "/etc/subuid",
-        map: "/proc/self/uid_map",
-        own: geteuid().as_raw(),
-    };
-    let groups = Side {
-        what: "gid",
-        names: GROUPS,
-        subordinate: "/etc/subgid",
-        map: "/proc/self/gid_map",
-        own: getegid().as_raw(),
-    };
-    let (user, group) = (users.single(asked.user.as_ref())?, groups.single(asked.group.as_ref())?);
-    let (user_blocks, group_blocks) = (users.blocks(&asked.users)?, groups.blocks(&asked.groups)?);
-    let outside = |single: Option<_>, blocks: &[Range]| {
-        !blocks.is_empty() || (single.is_some() && asked.owner.is_some())
-    };
+    let owned = asked.owner.is_some();
+    let (user, users) = users().lines(asked.user.as_ref(), &asked.users, owned)?;
+    let (group, groups) = groups().lines(asked.group.as_ref(), &asked.groups, owned)?;
     let mut writes = Writes::new();
-    let mut tasks = Tasks::default();
-    let own_group = group.filter(|_| !outside(group, &group_blocks));
     match asked.setgroups {
         Some(Setgroups::Allow) => writes.push(("setgroups", "allow".into())),
         Some(Setgroups::Deny) => writes.push(("setgroups", "deny".into())),
-        None if own_group.is_some() => writes.push(("setgroups", "deny".into())),
+        None if group.is_some() => writes.push(("setgroups", "deny".into())),
         None => {}
     }
-    if outside(user, &user_blocks) {
-        tasks.users = ids::around(user, &user_blocks);
-    } else {
-        writes.extend(user.map(|pair| ("uid_map", ids::text(&ids::around(Some(pair), &[])))));
-    }
-    if outside(group, &group_blocks) {
-        tasks.groups = ids::around(group, &group_blocks);
-    } else {
-        writes.extend(own_group.map(|pair| ("gid_map", ids::text(&ids::around(Some(pair), &[])))));
-    }
-    writes.extend(
-        asked.clocks.iter().map(|(clock, seconds)| ("timens_offsets", format!("{clock} {seconds} 0"))),
-    );
-    if asked.owner.is_some() {
+    writes.extend(user.map(|line| ("uid_map", line)));
+    writes.extend(group.map(|line| ("gid_map", line)));
+    let clock = |(clock, seconds): &(i32, i64)| ("timens_offsets", format!("{clock} {seconds} 0"));
+    writes.extend(asked.clocks.iter().map(clock));
+    let mut tasks = Tasks { users, groups, ..Tasks::default() };
+    if owned {
         tasks.writes = std::mem::take(&mut writes);
     }
     Ok((writes, tasks))
 }
 
+fn users() -> Side {
+    Side {
+        what: "uid",
+        names: USERS,
+        subordinate: "/etc/subuid",
+        map: "/proc/self/uid_map",
+        own: geteuid().as_raw(),
+    }
+}
+
+fn groups() -> Side {
+    Side {
+        what: "gid",
+        names: GROUPS,
+        subordinate: "/etc/subgid",
+        map: "/proc/self/gid_map",
+        own: getegid().as_raw(),
+    }
+}
+
 impl Side {
+    /// The line that this process may write itself, or all that the process outside must.
+    fn lines(
+        &self,
+        single: Option<&Single>,
+        blocks: &[Block],
+        owned: bool,
+    ) -> Result<(Option<String>, Vec<Range>)> {
+        let (single, blocks) = (self.single(single)?, self.blocks(blocks)?);
+        let lines = ids::around(single, &blocks);
+        Ok(match blocks.is_empty() && !owned {
+            true => (single.map(|_| ids::text(&lines)), Vec::new()),
+            false => (None, lines),
+        })
+    }
+
     /// The inner and the outer id of a single map.
     fn single(&self, asked: Option<&Single>) -> Result<Option<(u32, u32)>> {
         let Some(asked) = asked else { return Ok(None) };
