@@ -369,3 +369,21 @@ fn what_groups_use_is_measured() {
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert!(json[0]["mem"].as_u64().is_some_and(|bytes| bytes > 0), "{json}");
 }
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_terminal_gets_a_screen_that_fits() {
+    let groups: Vec<Group> = (0..3).map(|_| Group::new("screen")).collect();
+    groups.iter().for_each(|group| drop(group.cgset(&[]).ended_with(0)));
+    let line = format!("stty rows 4 cols 50; exec {} --top -n 2 -d 0.05", tool("cgset").display());
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]);
+    let seen = finish(script, "").ended_with(0).out;
+    let screens: Vec<&str> = seen.split("\x1b[H").skip(1).collect();
+    assert_eq!(screens.len(), 2, "{seen:?}");
+    for screen in screens {
+        let lines: Vec<&str> = screen.split("\x1b[K").map(|line| line.trim_start_matches("\r\n")).collect();
+        assert!(lines[0].starts_with("GROUP ") && lines.len() <= 4, "{screen:?}");
+        assert!(lines.iter().all(|line| line.chars().count() <= 50), "{screen:?}");
+    }
+}

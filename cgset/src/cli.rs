@@ -1,15 +1,17 @@
 //! cli: the command line as data; touches nothing.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
 use lexopt::Arg::{Long, Short, Value};
 use lexopt::Parser;
-use unshare::fail::{Usage, hint, text};
+use unshare::fail::{Usage, text};
 
 use crate::amount;
+pub use crate::name::{Group, Parent};
+use crate::name::{group, parent};
 use crate::words::{self, Word};
 
 const HELP: &str = "\
@@ -122,16 +124,6 @@ pub struct Options {
     pub oom_exit: Option<u8>,
     pub iterations: Option<u64>,
     pub delay: Option<Duration>,
-}
-
-/// A checked name: relative, without "." or "..", never a control file's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group(pub String);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Parent {
-    Own,
-    Group(Group),
 }
 
 #[derive(Debug)]
@@ -418,69 +410,12 @@ pub fn pids(text: &str) -> Result<Vec<i32>> {
     text.split_whitespace().map(pid).collect()
 }
 
-fn parent(word: &str) -> Result<Parent> {
-    Ok(if word == "." { Parent::Own } else { Parent::Group(group(word)?) })
-}
-
-/// Beginnings of the names of control files; a directory of such a name would shadow the file of a
-/// controller that is not enabled yet, and the kernel refuses some of them (cgroup-v2.rst, "Conventions").
-const CONTROL_FILES: [&str; 14] = [
-    "cgroup.", "memory.", "pids.", "cpu.", "cpuacct.", "cpuset.", "io.", "blkio.", "devices.", "freezer.",
-    "hugetlb.", "rdma.", "misc.", "dmem.",
-];
-const CONTROL_FILES_V1: [&str; 3] = ["tasks", "notify_on_release", "release_agent"];
-
-fn group(name: &str) -> Result<Group> {
-    let refuse = |why: &str| Err(usage(format!("'{}' cannot be a group: {why}", name.escape_debug())));
-    if name.is_empty() {
-        return refuse("the name is empty");
-    }
-    if Path::new(name).is_absolute() {
-        return refuse("the name must be relative, as in 'web' or 'farm/web'");
-    }
-    if name.len() > 4000 {
-        return refuse("the name is longer than a path may be");
-    }
-    for part in name.split('/') {
-        if part.is_empty() || part == "." || part == ".." {
-            return refuse("no part of it may be empty, '.' or '..'");
-        }
-        if part.len() > 255 {
-            return refuse("a part of it is longer than 255 bytes");
-        }
-        // The kernel refuses a newline itself: /proc/PID/cgroup could not be read any more.
-        if part.chars().any(char::is_control) {
-            return refuse("it holds a control character");
-        }
-        if CONTROL_FILES_V1.contains(&part) || CONTROL_FILES.iter().any(|file| part.starts_with(file)) {
-            return refuse(&format!("'{part}' is, or may become, the name of a control file"));
-        }
-    }
-    if name.contains('=') {
-        let error = usage(format!("'{name}' cannot be a group: it looks like a word"));
-        return Err(hint(error, "the group comes first: cgset GROUP mem=100M"));
-    }
-    Ok(Group(name.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<Action> {
         parse(line.split_whitespace().map(OsString::from))
-    }
-
-    #[test]
-    fn names_that_lead_elsewhere_are_refused() {
-        let long = "x".repeat(256);
-        for name in
-            ["", "/web", "a//b", "a/", "../x", "a/../b", ".", "tasks", "memory.max", "a/cgroup.procs", "a\nb"]
-        {
-            assert!(group(name).unwrap_err().is::<Usage>(), "{name:?}");
-        }
-        assert!(group(&long).is_err());
-        assert_eq!(group("farm/ship-web.1").unwrap().0, "farm/ship-web.1");
     }
 
     #[test]

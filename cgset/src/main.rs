@@ -16,6 +16,7 @@ mod group;
 mod layout;
 mod limits;
 mod list;
+mod name;
 mod oom;
 mod own;
 mod owner;
