@@ -180,10 +180,11 @@ fn a_jail_is_entered_with_its_own_limits_of_power() {
         "$BIN/nsenter" -t $P -a -c -e --caps=target --close-fds /bin/sh -c \
             'hostname; grep CapBnd /proc/self/status; ls /proc/self/fd | wc -l; pwd'
         "$BIN/nsenter" -t $P -a /bin/grep CapBnd /proc/self/status | grep -q a00405fb || echo all
+        "$BIN/nsenter" -t $P -a -c -e --caps=target --close-fds --pty --seccomp default /bin/sh -c 'tty; ls -l $(tty) | cut -c1-10' </dev/null
     "#;
     in_a_jail("", "echo up; read x", script)
         .ended_with(0)
-        .printed("jail\nCapBnd:\t00000000a00405fb\n4\n/\nall\n");
+        .printed("jail\nCapBnd:\t00000000a00405fb\n4\n/\nall\n/dev/pts/0\r\ncrw--w----\r\n");
 }
 
 /// CVE-2016-9962, CVE-2019-5736: somebody inside polls /proc for the moment in which the entering process can
