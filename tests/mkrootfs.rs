@@ -676,6 +676,18 @@ fn the_second_root_of_a_set_is_a_copy() {
 
 #[test]
 #[ignore = "needs root: tests/run"]
+fn progress_is_json_when_asked_for() {
+    let archive = Archive::new();
+    let said = archive.run(&["--no-updates", "--progress=json"]).ended_with(0).err;
+    assert!(said.lines().all(|line| line.starts_with("{\"st") && line.ends_with("\"}")), "{said}");
+    assert!(
+        said.contains("{\"step\":\"4 packages, ") && said.contains("{\"state\":\"unpacked 4 of 4"),
+        "{said}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
 fn a_root_with_secrets_of_its_own_is_no_base() {
     let mut archive = Archive::new();
     let script = "#!/bin/sh\numask 077; echo $$ > /etc/host_key\n";

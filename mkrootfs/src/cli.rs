@@ -63,7 +63,7 @@ standard output.
   --json                    'list': as JSON
   --print-debs              only the names of the packages, on a line
   --older DAYS              'cache prune': what was not used for so long [30]
-  --progress WHEN           auto, line or none [auto]
+  --progress WHEN           auto, line, json or none [auto]
   --keep                    keep what was made when it fails
   -v, --verbose             say more
   --cache-dir, --architectures, --simulate, --dry-run
@@ -125,6 +125,8 @@ pub enum Show {
     /// A line that changes on a terminal, else a line a step.
     Auto,
     Line,
+    /// An object a line: {"step": TEXT}, {"state": TEXT}.
+    Json,
     None,
 }
 
@@ -468,8 +470,9 @@ fn show(text: &str) -> Result<Show> {
     match text {
         "auto" => Ok(Show::Auto),
         "line" => Ok(Show::Line),
+        "json" => Ok(Show::Json),
         "none" => Ok(Show::None),
-        _ => bail!(usage(&format!("'--progress' takes auto, line or none, not '{text}'"))),
+        _ => bail!(usage(&format!("'--progress' takes auto, line, json or none, not '{text}'"))),
     }
 }
 
@@ -512,7 +515,7 @@ mod tests {
             ("--components ../x sid /t", "invalid value for '--components': '../x'"),
             ("--jobs 0 sid /t", "'--jobs' takes 1 to 64, not '0'"),
             ("--release-sha256 12 sid /t", "invalid value for '--release-sha256': '12'"),
-            ("--progress fast sid /t", "'--progress' takes auto, line or none, not 'fast'"),
+            ("--progress fast sid /t", "'--progress' takes auto, line, json or none, not 'fast'"),
         ] {
             let error = words(text).unwrap_err();
             assert!(error.chain().any(|e| e.is::<Usage>()), "{text}");

@@ -14,6 +14,8 @@ mod digest;
 mod dpkg;
 mod extract;
 mod fetch;
+#[cfg(test)]
+mod fuzz;
 mod hook;
 mod host;
 mod import;

@@ -1,4 +1,4 @@
-//! progress: what is going on, on stderr: a line that changes on a terminal, else a line a step.
+//! progress: what is going on, on stderr: a line that changes on a terminal, else a line a step, or JSON.
 
 use std::io::{IsTerminal, Write};
 
@@ -7,6 +7,7 @@ use crate::cli::{Options, Show};
 pub struct Progress {
     lines: bool,
     terminal: bool,
+    json: bool,
     pub verbose: bool,
 }
 
@@ -15,20 +16,25 @@ impl Progress {
         Progress {
             lines: options.progress != Show::None,
             terminal: options.progress == Show::Auto && std::io::stderr().is_terminal(),
+            json: options.progress == Show::Json,
             verbose: options.verbose,
         }
     }
 
     /// A step that begins, or a result that stays.
     pub fn step(&self, text: &str) {
-        if self.lines {
+        if self.json {
+            self.object("step", text);
+        } else if self.lines {
             self.put(&format!("{}mkrootfs: {text}\n", if self.terminal { "\r\x1b[K" } else { "" }));
         }
     }
 
     /// How far a step is; the next step writes over it.
     pub fn state(&self, text: &str) {
-        if self.terminal {
+        if self.json {
+            self.object("state", text);
+        } else if self.terminal {
             self.put(&format!("\r\x1b[Kmkrootfs: {text}"));
         }
     }
@@ -44,6 +50,10 @@ impl Progress {
         if self.verbose {
             self.step(text);
         }
+    }
+
+    fn object(&self, kind: &str, text: &str) {
+        self.put(&format!("{}\n", serde_json::json!({ kind: text })));
     }
 
     fn put(&self, text: &str) {

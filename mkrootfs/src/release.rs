@@ -129,7 +129,7 @@ fn text_of(signed: &Signed) -> Result<String> {
 }
 
 /// The message and the signature of a clear-signed file (RFC 9580, section 7).
-fn take_apart(bytes: &[u8]) -> Result<(String, Vec<u8>)> {
+pub fn take_apart(bytes: &[u8]) -> Result<(String, Vec<u8>)> {
     let text = std::str::from_utf8(bytes).context("it is not text")?;
     let rest = text
         .strip_prefix("-----BEGIN PGP SIGNED MESSAGE-----\n")
@@ -300,7 +300,7 @@ impl Release {
         Ok(())
     }
 
-    fn check_date(&self, now: i64, check_valid_until: bool) -> Result<()> {
+    pub fn check_date(&self, now: i64, check_valid_until: bool) -> Result<()> {
         let seconds = |field: &str| -> Result<Option<i64>> {
             match self.field(field) {
                 "" => Ok(None),
