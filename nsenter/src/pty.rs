@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, fstat, major, makedev, minor};
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use nix::unistd::{ForkResult, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, pipe2, setsid};
 use unshare::child::{DeathTie, Held, end_as};
 use unshare::rooted;
@@ -32,6 +32,8 @@ use crate::target::Target;
 pub struct Pty {
     pub master: OwnedFd,
     pub slave: OwnedFd,
+    /// How the caller's terminal was, if standard input is one.
+    pub before: Option<Termios>,
 }
 
 /// The process that goes in.
@@ -44,6 +46,7 @@ pub struct Worker {
 /// Forks; comes back in the worker. The relay stays in here, and holds nothing of the target but the terminal.
 pub fn split(mut target: Target, pty: Pty) -> Result<Target> {
     let held = Held::block(&relay::signals(), true)?;
+    let signals = relay::receiver()?;
     // A worker that forks once more ends with its child; it must go at once, whatever the child is told.
     let tie = target.kill_child.map(|signal| if target.fork { Signal::SIGKILL as i32 } else { signal });
     let tie = tie.map(DeathTie::before_fork);
@@ -51,7 +54,7 @@ pub fn split(mut target: Target, pty: Pty) -> Result<Target> {
     match unshare::sys::fork().context("fork failed")? {
         ForkResult::Child => {
             held.restore()?;
-            drop(heard);
+            drop((heard, signals));
             let worker = Worker { complaints, tie };
             move_to(&pty.slave, target.fork).context("cannot use the terminal")?;
             target.worker = Some(worker);
@@ -60,7 +63,7 @@ pub fn split(mut target: Target, pty: Pty) -> Result<Target> {
         ForkResult::Parent { child } => {
             let forward = target.forward;
             drop((target, complaints, tie));
-            end_as(Relay::new(pty, child, forward, heard).run()?)
+            end_as(Relay::new(pty, child, forward, heard).run(&signals)?)
         }
     }
 }
@@ -87,20 +90,29 @@ pub fn make(tree: Option<BorrowedFd<'_>>, owner: Option<u32>) -> Result<Pty> {
     let mut why = Errno::ENOENT;
     for (tree, name) in trees.flat_map(|tree| ["dev/pts/ptmx", "dev/ptmx"].map(|name| (tree, name))) {
         match pair(tree, Path::new(name)) {
-            Ok(pty) => {
-                // Whoever may not change it is the owner already.
-                let _ = fchown(&pty.slave, owner.map(Uid::from_raw), None);
-                like_the_callers(&pty).context("cannot set up the terminal")?;
-                return Ok(pty);
+            Ok((master, slave)) => {
+                let before = like_the_callers(&slave).context("cannot set up the terminal")?;
+                own(&slave, owner).context("cannot give the terminal away")?;
+                return Ok(Pty { master, slave, before });
             }
-            Err(errno) => why = errno,
+            // None there, or none that may be used: a false one, or not for us.
+            Err(errno @ (Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP)) => why = errno,
+            Err(errno @ (Errno::ENODEV | Errno::ENXIO | Errno::EACCES | Errno::EPERM)) => why = errno,
+            Err(errno) => return Err(errno).context("cannot make a terminal"),
         }
     }
     Err(why).context("cannot make a terminal: no usable /dev/pts/ptmx, there or here")
 }
 
+fn own(slave: &OwnedFd, owner: Option<u32>) -> nix::Result<()> {
+    match owner.map(|id| fchown(slave, Some(Uid::from_raw(id)), None)) {
+        None | Some(Err(Errno::EPERM)) => Ok(()), // who may not change it is the owner already
+        Some(done) => done,
+    }
+}
+
 /// The tree may be hostile: what lies there is opened only if it is the device that makes terminals.
-fn pair(tree: BorrowedFd<'_>, name: &Path) -> nix::Result<Pty> {
+fn pair(tree: BorrowedFd<'_>, name: &Path) -> nix::Result<(OwnedFd, OwnedFd)> {
     let found = rooted::open_path(tree, name)?;
     is_device(&found, makedev(5, 2))?;
     let master = reopen(&found, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK)?;
@@ -114,7 +126,7 @@ fn pair(tree: BorrowedFd<'_>, name: &Path) -> nix::Result<Pty> {
         }
         peer => peer?,
     };
-    Ok(Pty { master, slave })
+    Ok((master, slave))
 }
 
 fn is_device(fd: &OwnedFd, device: libc::dev_t) -> nix::Result<()> {
@@ -130,20 +142,33 @@ fn reopen(found: &OwnedFd, flags: OFlag) -> nix::Result<OwnedFd> {
     open(path.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Modes and size of the caller's terminal, whichever standard stream it is on.
-fn like_the_callers(pty: &Pty) -> nix::Result<()> {
-    let callers = sys::STREAMS.iter().find_map(|stream| Some((stream, tcgetattr(stream).ok()?)));
+/// Modes and size of the caller's terminal, whichever standard stream it is on. Gives back the modes of standard
+/// input, if that is one.
+fn like_the_callers(slave: &OwnedFd) -> nix::Result<Option<Termios>> {
+    let mut callers = None;
+    for stream in sys::STREAMS {
+        callers = callers.or(modes_of(stream)?.map(|modes| (stream, modes)));
+    }
+    let before = modes_of(sys::STDIN)?;
     let mut modes = match &callers {
         Some((_, modes)) => modes.clone(),
-        None => tcgetattr(&pty.slave)?,
+        None => tcgetattr(slave)?,
     };
-    if tcgetattr(sys::STDIN).is_err() {
+    if before.is_none() {
         // What comes from a file or a pipe has not been typed: nobody wants to read it twice.
         modes.local_flags -= LocalFlags::ECHO;
     }
-    tcsetattr(&pty.slave, SetArg::TCSANOW, &modes)?;
+    tcsetattr(slave, SetArg::TCSANOW, &modes)?;
     if let Some((terminal, _)) = callers {
-        let _ = sys::window_size(terminal.as_fd()).and_then(|s| sys::set_window_size(pty.slave.as_fd(), &s));
+        sys::window_size(terminal).and_then(|size| sys::set_window_size(slave.as_fd(), &size))?;
     }
-    Ok(())
+    Ok(before)
+}
+
+/// None for what is no terminal, or one that has been hung up.
+fn modes_of(stream: BorrowedFd<'_>) -> nix::Result<Option<Termios>> {
+    match tcgetattr(stream) {
+        Err(Errno::ENOTTY | Errno::EINVAL | Errno::EIO | Errno::EBADF) => Ok(None),
+        modes => modes.map(Some),
+    }
 }

@@ -9,9 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{
-    LocalFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
-};
+use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, cfmakeraw, tcgetattr, tcsetattr};
 use nix::sys::wait::WaitPidFlag;
 use nix::unistd::{Pid, getpgrp, read, tcgetpgrp, write};
 use unshare::child::End;
@@ -36,13 +34,16 @@ pub fn signals() -> SigSet {
     set
 }
 
+pub fn receiver() -> Result<SignalFd> {
+    SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .context("cannot receive signals")
+}
+
 pub struct Relay {
     pty: Pty,
     worker: Pid,
     forward: SigSet,
     complaints: OwnedFd,
-    /// How the caller's terminal was, if standard input is one.
-    before: Option<Termios>,
     /// From standard input to the program.
     input: Vec<u8>,
     /// From the program to standard output.
@@ -74,14 +75,12 @@ enum Ready {
 
 impl Relay {
     pub fn new(pty: Pty, worker: Pid, forward: SigSet, complaints: OwnedFd) -> Relay {
-        let before = tcgetattr(sys::STDIN).ok();
         let (input, output) = (Vec::new(), Vec::new());
         Relay {
             pty,
             worker,
             forward,
             complaints,
-            before,
             input,
             output,
             in_line: false,
@@ -93,11 +92,9 @@ impl Relay {
     }
 
     /// Until the worker has ended and all that the program wrote is out.
-    pub fn run(mut self) -> Result<End> {
-        let held = SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-            .context("cannot receive signals")?;
+    pub fn run(mut self, held: &SignalFd) -> Result<End> {
         self.raw();
-        let done = self.carry(&held);
+        let done = self.carry(held);
         self.restore();
         self.pass_complaints();
         done
@@ -180,6 +177,9 @@ impl Relay {
     }
 
     fn write_program(&mut self) {
+        if self.input.is_empty() {
+            return;
+        }
         match write(&self.pty.master, &self.input) {
             Ok(n) => {
                 self.in_line = n > 0 && self.input[n - 1] != b'\n';
@@ -302,14 +302,14 @@ impl Relay {
 
     /// Every key is for the program: its own terminal makes signals of them.
     fn raw(&self) {
-        let Some(mut modes) = self.before.clone() else { return };
+        let Some(mut modes) = self.pty.before.clone() else { return };
         cfmakeraw(&mut modes);
         // In the background this stops us until it is our turn.
         let _ = tcsetattr(sys::STDIN, SetArg::TCSANOW, &modes);
     }
 
     fn restore(&self) {
-        let Some(modes) = &self.before else { return };
+        let Some(modes) = &self.pty.before else { return };
         // In the background it belongs to somebody else.
         if tcgetpgrp(sys::STDIN).is_ok_and(|group| group != getpgrp()) {
             return;
