@@ -192,6 +192,7 @@ fn a_jail_is_entered_with_its_own_limits_of_power() {
 const WATCH: &str = r#"
     $| = 1; open $log, ">>", "/tmp/seen"; $log->autoflush(1); $met = 0;
     chomp($most = (grep { /^CapBnd/ } split /^/, do { local (@ARGV, $/) = "/proc/self/status"; <> })[0] =~ s/.*\t//r);
+    @here = stat "/.";
     print "up\n";
     while (! -e "/tmp/stop") {
         opendir my $proc, "/proc"; my @pids = grep { /^\d+$/ && $_ > 2 } readdir $proc;
@@ -200,6 +201,11 @@ const WATCH: &str = r#"
             for my $link ("root", "cwd", "exe", map { "fd/$_" } glob_fd($p)) {
                 my $to = readlink "/proc/$p/$link" // next;
                 print $log "$link $to\n" unless $to =~ m{^(/|/usr/bin/perl.*|/bin/busybox|/dev/pts/\d+|/dev/null|/proc/\d*|pipe:.*|anon_inode:\[pidfd\]|/memfd:nsenter.*)$};
+            }
+            # A link to "/" may be to that of the host: only the inode tells.
+            for my $place ("root", "cwd") {
+                my @there = stat "/proc/$p/$place/." or next;
+                print $log "$place elsewhere\n" if "@there[0, 1]" ne "@here[0, 1]";
             }
             open my $s, "<", "/proc/$p/status" or next;
             for (<$s>) { print $log "power $_" if /^Cap(?:Prm|Eff):\t(\w+)/ && (hex($1) & ~hex($most)) }
