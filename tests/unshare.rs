@@ -404,6 +404,32 @@ fn an_ordinary_user_can_have_a_jail_too() {
     }
 }
 
+/// remount(2) sets all flags of a mount: those that it had must not get lost by one more.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn the_options_of_a_bind_mount_add_to_those_of_its_source() {
+    if theirs() {
+        return;
+    }
+    let before = r#"
+        mkdir -p $T/data
+        mount -t tmpfs -o nosuid,noexec data $T/data
+        mkdir $T/data/below
+        mount -t tmpfs -o nodev below $T/data/below
+        for how in bind rbind; do echo "$T/data /srv/$how none $how,ro,x-mount.mkdir"; done >$T/fstab
+        show="/bin/busybox cut -d ' ' -f 5,6 /proc/self/mountinfo | /bin/busybox grep /srv/"
+    "#;
+    // The second one by one, as before Linux 5.12.
+    let without = "strace -f -o /dev/null -e inject=mount_setattr:error=ENOSYS";
+    for how in ["", without] {
+        let jail = "unshare --mount-proc -pf --fstab $T/fstab --pivot-root $T/root /bin/sh -c \"$show\"";
+        inside(&format!("{TREE}{before}\n{how} \"$BIN/\"{jail}")).ended_with(0).printed(
+            "/srv/bind ro,nosuid,noexec,relatime\n/srv/rbind ro,nosuid,noexec,relatime\n\
+             /srv/rbind/below ro,nodev,relatime\n",
+        );
+    }
+}
+
 #[test]
 #[ignore = "needs root: tests/run"]
 fn inherited_descriptors_are_closed_but_those_to_be_kept() {

@@ -4,6 +4,7 @@
 //! link leads out of, and mounted on by descriptor; all this while the caller's own tree is still there to
 //! take bind mounts from. Only then the root changes (CVE-2021-30465 is what happens otherwise).
 
+use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev};
+use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 use unshare::fstab::{self, Bind, Line};
 use unshare::{fail, rooted, sys};
@@ -168,14 +170,7 @@ fn mount_sys(root: BorrowedFd<'_>) -> Result<()> {
     }
     let callers = open("/sys", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     bind_on(&callers, &place, MsFlags::MS_BIND | MsFlags::MS_REC)?;
-    sys::mount_setattr_all(rooted::open_path(root, dir)?.as_fd(), fstab::attributes(flags))
-        .context("cannot make the caller's read-only")
-        .map_err(|e| match e.downcast_ref() {
-            Some(Errno::ENOSYS) => {
-                fail::hint(e, "needs Linux 5.12, or a network namespace of its own: --net")
-            }
-            _ => e,
-        })?;
+    restrict_tree(root, dir, flags).context("cannot make the caller's read-only")?;
     // A new sysfs shows no groups either.
     mount_on(root, Path::new("/sys/fs/cgroup"), "tmpfs", flags, "size=0")
 }
@@ -198,8 +193,7 @@ fn mount_line(root: BorrowedFd<'_>, line: &Line) -> Result<()> {
     bind_on(&source, &place, how)?;
     if !line.flags.is_empty() {
         // The first call ignores them (mount(2)).
-        let mounted = rooted::open_path(root, &line.target)?;
-        restrict(&mounted, line, bind).context("cannot set the options")?;
+        restrict(root, line, bind).context("cannot set the options")?;
     }
     propagate(root, line)
 }
@@ -211,21 +205,42 @@ fn propagate(root: BorrowedFd<'_>, line: &Line) -> Result<()> {
         .context("cannot set the propagation")
 }
 
-/// Adds the line's flags to its mount; to all below it too when it came recursively, which needs Linux 5.12.
-fn restrict(mounted: &OwnedFd, line: &Line, bind: Bind) -> Result<()> {
-    if bind == Bind::One {
-        return remount(mounted, line.flags);
+/// Adds the line's flags to its mount; to all below it too when it came recursively.
+fn restrict(root: BorrowedFd<'_>, line: &Line, bind: Bind) -> Result<()> {
+    match bind {
+        Bind::One => remount(&rooted::open_path(root, &line.target)?, line.flags),
+        Bind::Recursive => restrict_tree(root, &line.target, line.flags),
     }
-    sys::mount_setattr_all(mounted.as_fd(), line.attributes()).context("rbind with options").map_err(|e| {
-        match e.downcast_ref() {
-            Some(Errno::ENOSYS) => fail::hint(e, "needs Linux 5.12: use bind, a line for each mount"),
-            _ => e,
-        }
-    })
 }
 
+/// Adds flags to the mount at `dir` and all below it: mount_setattr(2), before Linux 5.12 one by one.
+fn restrict_tree(root: BorrowedFd<'_>, dir: &Path, flags: MsFlags) -> Result<()> {
+    let top = rooted::open_path(root, dir)?;
+    match sys::mount_setattr_all(top.as_fd(), fstab::attributes(flags)) {
+        Err(Errno::ENOSYS) => {}
+        done => return Ok(done?),
+    }
+    let path = |fd: BorrowedFd<'_>| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let (base, top) = (path(root)?, path(top.as_fd())?);
+    let mounts = fs::read("/proc/self/mountinfo")?;
+    let points = mounts.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));
+    for point in points.map(fstab::unescape).map(PathBuf::from).filter(|point| point.starts_with(&top)) {
+        match rooted::open_path(root, point.strip_prefix(&base)?) {
+            Ok(mounted) => remount(&mounted, flags)?,
+            Err(Errno::ENOENT) => {} // another mount lies over it, and nobody can come there
+            Err(errno) => return Err(errno).with_context(|| format!("cannot open '{}'", point.display())),
+        }
+    }
+    Ok(())
+}
+
+/// Adds flags to one mount. This call sets them all, so those that it has are named again: the kernel refuses
+/// to take nosuid and the like away in a user namespace, and nobody wants that elsewhere.
 fn remount(mounted: &OwnedFd, flags: MsFlags) -> Result<()> {
-    let how = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+    // The numbers of ST_RDONLY to ST_NODIRATIME are those of MS_RDONLY to MS_NODIRATIME (statvfs(3)).
+    let had = MsFlags::from_bits_truncate(fstatvfs(mounted)?.flags().bits())
+        & (KERNEL | MsFlags::MS_RDONLY | MsFlags::MS_NOATIME | MsFlags::MS_NODIRATIME);
+    let how = had | flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
     Ok(mount(None::<&str>, by_fd(mounted).as_str(), None::<&str>, how, None::<&str>)?)
 }
 
