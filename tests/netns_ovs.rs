@@ -390,3 +390,33 @@ fn misuse_of_tunnels_is_2() {
         run("netns", words).ended_with(2);
     }
 }
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_card_moves_to_the_switch_and_back() {
+    with_ovs(
+        r#"
+        ip link set lo up; netns add lan ship
+        ip link add wan type veth peer name eth0 netns lan; ip addr add 192.0.2.1/24 dev wan; ip addr add fd00::1/64 dev wan nodad; ip link set wan up
+        netns exec lan sh -c 'ip addr add 192.0.2.9/24 dev eth0; ip addr add fd00::9/64 dev eth0 nodad; ip link set eth0 up'
+        ip route add default via 192.0.2.9
+        have() { ip -o addr show dev $1 scope global | tr -s ' ' | cut -d' ' -f4; ip route show dev $1; cat /proc/sys/net/ipv4/conf/wan/rp_filter; }
+        before=$(have wan)
+        netns switch add br0 --ovs --uplink wan; netns switch add br0 --ovs --uplink wan
+        same "$(netns switch add -n br0 --ovs --uplink wan)" ""
+        same "$(cat /sys/class/net/br0/address)" "$(cat /sys/class/net/wan/address)"
+        same "$(ip -o addr show dev wan scope global)" ""
+        # Once and not twice, in both directions and families.
+        for address in 192.0.2.1 fd00::1; do
+            netns exec lan ping -c 3 -i 0.05 -W 5 $address >$T/ping; same "$(grep -c DUP $T/ping)" 0
+        done
+        ping -c 3 -i 0.05 -W 5 192.0.2.9 >$T/ping; same "$(grep -c DUP $T/ping)" 0
+        netns link ship:eth0 br0 192.0.2.7/24; reaches ship 192.0.2.9; reaches lan 192.0.2.7
+        netns show --plan | grep -q '^switch add br0 --ovs --datapath netdev --uplink wan$'
+        netns unlink ship:eth0; netns switch del br0
+        same "$before" "$(have wan)"
+        reaches lan 192.0.2.1; reaches lan fd00::1
+        "#,
+    )
+    .ended_with(0);
+}

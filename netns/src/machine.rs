@@ -27,6 +27,8 @@ pub enum Undo {
     Outside(Vec<Message>),
     /// Messages for the namespace of that number.
     Inside(usize, Vec<Message>),
+    /// What stood in a file of /proc.
+    File(String, String),
     /// Ports of Open vSwitch.
     Ports(Vec<String>),
     /// A bridge of Open vSwitch.
@@ -177,6 +179,7 @@ impl Machine {
                         .flatten()
                         .try_for_each(|ovs| ovs.delete_bridge(&name, None).map(drop));
                 }
+                Undo::File(path, value) => drop(std::fs::write(path, value)),
                 Undo::Outside(messages) => drop(self.outside.tell(messages)),
                 Undo::Inside(space, messages) => drop(self.spaces[space].inside.tell(messages)),
             }

@@ -223,6 +223,23 @@ impl Ovs {
         done.inspect_err(|_| drop(self.write_off_bridge(name, None))).map(|()| true)
     }
 
+    /// Gives a bridge's internal interface another MAC address.
+    pub fn set_mac(&mut self, bridge: &str, mac: Mac, signals: Cancel<'_>) -> Result<()> {
+        let which = || json!([["name", "==", bridge]]);
+        let operations = [
+            mutate("Bridge", which(), json!(["other_config", "delete", ["set", ["hwaddr"]]])),
+            mutate(
+                "Bridge",
+                which(),
+                json!(["other_config", "insert", map(&[("hwaddr", format_mac(&mac))])]),
+            ),
+            count_up(),
+            counters(),
+        ];
+        let results = self.transact(&operations, signals)?;
+        self.wait_until_done(goal(&results), signals)
+    }
+
     /// False when there was none. Comes back when it is gone.
     pub fn delete_bridge(&mut self, name: &str, signals: Cancel<'_>) -> Result<bool> {
         match self.write_off_bridge(name, signals)? {

@@ -406,6 +406,14 @@ pub fn be_deaf(name: &str) -> [Message; 2] {
     [message(&ifinfo(0, NOARP, NOARP)), message(&ifinfo(0, 0, 0)).nest(IFLA_AF_SPEC, families)]
 }
 
+/// Whether the host asks and answers at that interface.
+pub fn set_arp(name: &str, on: bool) -> Message {
+    const NOARP: u32 = libc::IFF_NOARP as u32;
+    let what = format!("set ARP of '{name}'");
+    Message::new(what, RTM_NEWLINK, 0, &ifinfo(0, if on { 0 } else { NOARP }, NOARP))
+        .put_str(IFLA_IFNAME, name)
+}
+
 pub fn set_alias(name: &str, alias: &str) -> Message {
     let what = format!("set the alias of '{name}'");
     Message::new(what, RTM_NEWLINK, 0, &ifinfo(0, 0, 0))

@@ -2,8 +2,10 @@
 //! left on the card they would hear nothing any more. All in one datagram, so that a shell over that very
 //! card lives on, and back when the switch is deleted.
 //!
-//! Which addresses came with the card is written in its alias: "netns uplink ADDRESS/PREFIX …".
+//! Which addresses came with the card is written in its alias: "netns uplink ADDRESS/PREFIX …". Open vSwitch
+//! is told first, and for a moment the card is both the host's and its.
 
+use std::fs;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +15,8 @@ use crate::address::{Cidr, Mac};
 use crate::link::ALIAS;
 use crate::machine::{Machine, Undo};
 use crate::netlink::{Attributes, Message, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, errno, u32_at};
+use crate::ovs::NewPort;
+use crate::plug;
 use crate::rtnl::{self, Link};
 
 const MARK: &str = "netns uplink";
@@ -72,19 +76,19 @@ pub fn plan(machine: &mut Machine, nic: &str, switch: Option<&Link>) -> Result<O
     let found = rtnl::find_link(&mut machine.outside, nic)?;
     let nic = found.with_context(|| format!("no interface '{nic}'"))?;
     let name = &nic.name;
-    match nic.master {
-        Some(master) if switch.is_some_and(|switch| switch.index == master) && is_one(&nic) => {
-            return Ok(None);
-        }
-        Some(_) => bail!("'{name}' is a port of something already"),
-        None => {}
+    let is_on = plug::of_port(machine, &nic)?;
+    if is_one(&nic) && is_on.is_some() && is_on.as_deref() == switch.map(|switch| &*switch.name) {
+        return Ok(None);
+    }
+    if nic.master.is_some() || is_on.is_some() {
+        bail!("'{name}' is a port of something already");
     }
     if nic.loopback || nic.kind == "bridge" || nic.alias.starts_with(ALIAS) {
         bail!("'{name}' cannot be an uplink");
     }
     let luggage = pack(machine, nic.index, |_| true)?;
     let list: Vec<String> = luggage.addresses.iter().map(|(cidr, _)| format!(" {cidr}")).collect();
-    if MARK.len() + list.concat().len() > 255 {
+    if MARK.len() + " rp_filter=2 disable_ipv6=1".len() + list.concat().len() > 255 {
         bail!("'{name}' has more addresses than can be remembered in its alias");
     }
     Ok(Some(Move { nic, luggage }))
@@ -93,9 +97,12 @@ pub fn plan(machine: &mut Machine, nic: &str, switch: Option<&Link>) -> Result<O
 /// The addresses that a switch has from its uplink.
 pub fn brought(machine: &mut Machine, switch: Option<&Link>) -> Result<Vec<Cidr>> {
     let Some(switch) = switch else { return Ok(Vec::new()) };
-    let links = rtnl::all_links(&mut machine.outside)?;
-    let uplink = links.iter().find(|link| link.master == Some(switch.index) && is_one(link));
-    Ok(uplink.map(remembered).unwrap_or_default())
+    for nic in rtnl::all_links(&mut machine.outside)?.iter().filter(|link| is_one(link)) {
+        if plug::of_port(machine, nic)?.as_deref() == Some(&*switch.name) {
+            return Ok(remembered(nic));
+        }
+    }
+    Ok(Vec::new())
 }
 
 pub fn remembered(nic: &Link) -> Vec<Cidr> {
@@ -107,29 +114,80 @@ pub fn act(machine: &mut Machine, uplink: &Move, switch: &Link) -> Result<()> {
     let Move { nic, luggage } = uplink;
     let old_mac = Mac::try_from(&switch.mac[..]).context("the switch has no MAC address")?;
     let mac = Mac::try_from(&nic.mac[..]).with_context(|| format!("'{}' has no MAC address", nic.name))?;
-    let mut back = vec![rtnl::set_master(&nic.name, 0), rtnl::set_alias(&nic.name, &nic.alias)];
-    back.push(rtnl::set_mac(&switch.name, old_mac));
+    let by_kernel = switch.kind == "bridge";
+    let silenced = if by_kernel { String::new() } else { attach_to_ovs(machine, nic, switch, mac)? };
+    let mut back = vec![rtnl::set_alias(&nic.name, &nic.alias), rtnl::set_mac(&switch.name, old_mac)];
+    if by_kernel {
+        back.push(rtnl::set_master(&nic.name, 0));
+    }
     back.extend(carry(luggage, switch.index, nic.index));
     machine.did(Undo::Outside(back));
     let list: Vec<String> = luggage.addresses.iter().map(|(cidr, _)| format!(" {cidr}")).collect();
-    let mut there = vec![
-        rtnl::set_mac(&switch.name, mac),
-        rtnl::set_master(&nic.name, switch.index),
-        rtnl::set_alias(&nic.name, &format!("{MARK}{}", list.concat())),
-        rtnl::set_up(&nic.name),
-    ];
+    let mut there = vec![rtnl::set_mac(&switch.name, mac)];
+    if by_kernel {
+        there.push(rtnl::set_master(&nic.name, switch.index));
+    }
+    there.push(rtnl::set_alias(&nic.name, &format!("{MARK}{silenced}{}", list.concat())));
+    there.push(rtnl::set_up(&nic.name));
     there.extend(carry(luggage, nic.index, switch.index));
     tell(machine, there).with_context(|| format!("cannot move '{}' to the switch", nic.name))
+}
+
+/// Gives back what is to be remembered of the card.
+fn attach_to_ovs(machine: &mut Machine, nic: &Link, switch: &Link, mac: Mac) -> Result<String> {
+    let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
+    let netdev = ovs.bridge(&switch.name, cancel)?.is_some_and(|bridge| bridge.netdev);
+    ovs.set_mac(&switch.name, mac, cancel)?;
+    let port =
+        NewPort { bridge: &switch.name, name: &nic.name, ship: None, tag: None, trunks: &[], tunnel: None };
+    ovs.add_ports(&[port], cancel)?;
+    machine.did(Undo::Ports(vec![nic.name.clone()]));
+    if !netdev {
+        return Ok(String::new());
+    }
+    machine.did(Undo::Outside(vec![rtnl::set_arp(&nic.name, true)]));
+    machine.outside.tell(vec![rtnl::set_arp(&nic.name, false)])?;
+    let mut remembered = String::new();
+    for (file, word) in knobs(&nic.name) {
+        let Ok(old) = fs::read_to_string(&file) else { continue }; // a kernel without IPv6
+        fs::write(&file, "1").with_context(|| format!("cannot write '1' to '{file}'"))?;
+        remembered += &format!(" {word}={}", old.trim());
+        machine.did(Undo::File(file, old));
+    }
+    Ok(remembered)
+}
+
+/// Where ovs-vswitchd switches itself it gets a copy of each frame, and the host the frame: it must not take
+/// the same twice. What comes where no answer would go is dropped (unless "all" is 2), and so is IPv6.
+fn knobs(nic: &str) -> [(String, &'static str); 2] {
+    [
+        (format!("/proc/sys/net/ipv4/conf/{nic}/rp_filter"), "rp_filter"),
+        (format!("/proc/sys/net/ipv6/conf/{nic}/disable_ipv6"), "disable_ipv6"),
+    ]
 }
 
 /// Before the switch is removed: the card gets back what it brought, and the routes over it.
 pub fn give_back(machine: &mut Machine, nic: &Link, switch: &Link) -> Result<()> {
     let own = remembered(nic);
     let luggage = pack(machine, switch.index, |cidr| own.contains(cidr))?;
-    let mut there = vec![rtnl::set_master(&nic.name, switch.index), rtnl::set_alias(&nic.name, &nic.alias)];
+    let mut there = vec![rtnl::set_alias(&nic.name, &nic.alias)];
+    let mut back = vec![rtnl::set_alias(&nic.name, "")];
+    if switch.kind == "bridge" {
+        there.push(rtnl::set_master(&nic.name, switch.index));
+        back.push(rtnl::set_master(&nic.name, 0));
+    } else {
+        let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
+        ovs.delete_ports(&[&nic.name], cancel)?;
+        back.push(rtnl::set_arp(&nic.name, true));
+        for (file, word) in knobs(&nic.name) {
+            let old = nic.alias.split(' ').find_map(|known| known.strip_prefix(word)?.strip_prefix('='));
+            let Some(old) = old else { continue };
+            fs::write(&file, old).with_context(|| format!("cannot write '{old}' to '{file}'"))?;
+            machine.did(Undo::File(file, "1".into()));
+        }
+    }
     there.extend(carry(&luggage, nic.index, switch.index));
     machine.did(Undo::Outside(there));
-    let mut back = vec![rtnl::set_master(&nic.name, 0), rtnl::set_alias(&nic.name, "")];
     back.extend(carry(&luggage, switch.index, nic.index));
     tell(machine, back).with_context(|| format!("cannot give '{}' back", nic.name))
 }

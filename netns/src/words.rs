@@ -301,9 +301,6 @@ pub fn switch_add<T>(parser: &mut lexopt::Parser, mut extra: impl Extra<T>) -> R
     if spec.datapath.is_some() && !spec.ovs {
         return Err(usage("--datapath is for a switch with --ovs"));
     }
-    if spec.ovs && spec.uplink.is_some() {
-        return Err(usage("--uplink is for a Linux bridge"));
-    }
     Ok(Read::Continue(Statement::Switch(spec)))
 }
 

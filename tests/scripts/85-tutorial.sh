@@ -14,4 +14,13 @@ check_fails 2 'a word too many' "$tutorial" now
 check 'its help' "$tutorial" --help
 said 'says what it is' 'Usage: limits'
 
+tutorial=$top/scripts/tutorial/network
+check 'network' "$tutorial"
+said "with the tutorial's commands beside" '# ovs-vsctl add-port name_switch net1-ovs'
+said 'ships that reach each other' '64 bytes from 10.0.0.2'
+said 'a shell inside' 'here is net1: lo net1-netns'
+said 'and a file of it all' 'publish 8080 net1:80'
+check_fails 2 'a word too many' "$tutorial" now
+check 'its help' "$tutorial" --help
+
 finish
