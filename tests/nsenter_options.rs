@@ -332,6 +332,17 @@ fn a_process_is_named_by_pid_and_inode() {
     .printed("target\n1\n");
 }
 
+/// Ids that are followed are those that the target has for itself, not for us.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn followed_ids_are_those_inside() {
+    if newest() {
+        with_user(r#""$BIN/nsenter" -t $P -a -S follow -G follow sh -c 'id -u; id -g'"#)
+            .ended_with(0)
+            .printed("0\n0\n");
+    }
+}
+
 /// On a kernel that cannot, the sentence says so.
 #[test]
 #[ignore = "needs root: tests/run"]

@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
+use nix::sys::stat::fstat;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use unshare::{caps, fail, sys};
 
+use crate::cli::Id;
 use crate::target::Target;
 
 /// Hard limits go up before anything is entered: in a user namespace nobody may raise them.
@@ -40,7 +42,13 @@ pub fn reduce(target: &Target, groups_dropped: bool) -> Result<()> {
 }
 
 fn set_ids(target: &Target, groups_dropped: bool) -> Result<()> {
-    if let Some(gid) = target.setgid {
+    let owner = target.followed.as_ref().map(fstat).transpose().context("can not get process stat")?;
+    let number = |id: Option<Id>, followed: Option<u32>| match id {
+        Some(Id::Number(number)) => Some(number),
+        Some(Id::Follow) => followed,
+        None => None,
+    };
+    if let Some(gid) = number(target.setgid, owner.map(|stat| stat.st_gid)) {
         match setgroups(&[]) {
             Err(errno) if !groups_dropped => {
                 return Err(fail::hint(Error::new(errno), "add --preserve-credentials"))
@@ -50,7 +58,8 @@ fn set_ids(target: &Target, groups_dropped: bool) -> Result<()> {
         }
         setgid(Gid::from_raw(gid)).context("setgid() failed").map_err(hint_on_ids)?;
     }
-    let Some(uid) = target.setuid.map(Uid::from_raw) else { return Ok(()) };
+    let uid = number(target.setuid, owner.map(|stat| stat.st_uid));
+    let Some(uid) = uid.map(Uid::from_raw) else { return Ok(()) };
     let done = match target.keep_caps || target.ambient {
         true => caps::setuid_keeping(uid),
         false => setuid(uid).map_err(Error::new),

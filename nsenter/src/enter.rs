@@ -40,6 +40,7 @@ fn go(mut target: Target, terminal: Option<Option<DeathTie>>) -> Result<()> {
     target.close();
     // Before the fork: who looks at the child, and may, finds no more power in it than the program will have.
     credentials::reduce(&target, groups_dropped)?;
+    target.followed = None;
     let own_terminal = terminal.is_some();
     let no_new_privs = target.caps.is_some_and(|(_, no_new_privs)| no_new_privs);
     if let Some(Some(tie)) = terminal {

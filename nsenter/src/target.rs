@@ -6,7 +6,6 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +13,7 @@ use nix::fcntl::{OFlag, open as open_file};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::Pid;
 use unshare::caps::{self, Caps};
 use unshare::exec::Environment;
@@ -41,8 +40,10 @@ pub struct Target {
     pub wdns: Option<PathBuf>,
     pub environment: Option<Environment>,
     pub groups: Option<Groups>,
-    pub setuid: Option<u32>,
-    pub setgid: Option<u32>,
+    pub setuid: Option<Id>,
+    pub setgid: Option<Id>,
+    /// Whose owner is meant by `Follow`: as it is seen inside.
+    pub followed: Option<OwnedFd>,
     pub keep_caps: bool,
     /// The program has those that were named although it is not root.
     pub ambient: bool,
@@ -75,15 +76,7 @@ pub fn open(o: Options) -> Result<Target> {
         seal::against(pid)?;
     }
     let user = mask.contains(CloneFlags::CLONE_NEWUSER);
-    let followed = match (o.target, o.setuid, o.setgid) {
-        (Some(pid), Some(Id::Follow), _) | (Some(pid), _, Some(Id::Follow)) => Some(owner(pid)?),
-        _ => None,
-    };
-    let id = |asked: Option<Id>, follow: Option<u32>| match asked {
-        Some(Id::Number(id)) => Some(id),
-        Some(Id::Follow) => follow,
-        None => (user && !o.preserve_credentials).then_some(0),
-    };
+    let default = (user && !o.preserve_credentials).then_some(Id::Number(0));
     let mut target = Target {
         loads: Vec::new(),
         tree: None,
@@ -91,8 +84,9 @@ pub fn open(o: Options) -> Result<Target> {
         wd: place(o.wd.as_ref(), o.target, "cwd")?,
         environment: o.target.filter(|_| o.env).map(environment).transpose()?,
         groups: o.target.filter(|_| o.join_cgroup).map(cgroup::of).transpose()?,
-        setuid: id(o.setuid, followed.map(|(uid, _)| uid)),
-        setgid: id(o.setgid, followed.map(|(_, gid)| gid)),
+        setuid: o.setuid.or(default),
+        setgid: o.setgid.or(default),
+        followed: followed(&o)?,
         keep_caps: o.keep_caps && user,
         caps: o.caps.map(|caps| keep_caps(caps, o.target)).transpose()?,
         seccomp: None,
@@ -107,19 +101,26 @@ pub fn open(o: Options) -> Result<Target> {
         worker: None,
         namespaces,
     };
-    target.ambient = matches!(o.caps, Some(KeepCaps::These(_))) && target.setuid.is_some_and(|uid| uid != 0);
-    let keep = target.caps.map_or(Caps::ALL, |(keep, _)| keep);
-    target.seccomp = o.seccomp.as_ref().map(|profile| profile.filter(keep)).transpose()?.flatten();
-    target.tree = tree(&o, &target)?;
-    target.loads = carry::load(lines(&o)?, mask)?;
-    target.pty = o.pty.then(|| terminal(&o, &target)).transpose()?;
-    if let (Some(pid), true) = (o.target, o.follow_context) {
-        follow_context(pid)?;
-    }
+    prepare(&o, &mut target)?;
     if let (Some(pid), Some(pidfd)) = (o.target, &target.namespaces.target) {
         still_there(pid, pidfd)?;
     }
     Ok(target)
+}
+
+/// What follows from the rest.
+fn prepare(o: &Options, target: &mut Target) -> Result<()> {
+    let other = target.setuid.is_some_and(|uid| uid != Id::Number(0));
+    target.ambient = matches!(o.caps, Some(KeepCaps::These(_))) && other;
+    let keep = target.caps.map_or(Caps::ALL, |(keep, _)| keep);
+    target.seccomp = o.seccomp.as_ref().map(|profile| profile.filter(keep)).transpose()?.flatten();
+    target.tree = tree(o, target)?;
+    target.loads = carry::load(lines(o)?, target.namespaces.mask())?;
+    target.pty = o.pty.then(|| terminal(o, target)).transpose()?;
+    match o.target {
+        Some(pid) if o.follow_context => follow_context(pid),
+        _ => Ok(()),
+    }
 }
 
 /// What has been opened by the target's number is the target's only if that is still its own.
@@ -157,13 +158,17 @@ fn lines(o: &Options) -> Result<Vec<Line>> {
 
 /// In the tree that the program will see, owned by whom the program will be.
 fn terminal(o: &Options, target: &Target) -> Result<Pty> {
-    let owner = match (o.target, target.setuid) {
-        (Some(pid), Some(uid)) if target.namespaces.mask().contains(CloneFlags::CLONE_NEWUSER) => {
+    let owner = match (o.target, target.setuid, &target.followed) {
+        (_, Some(Id::Follow), Some(followed)) => Some(fstat(followed)?.st_uid),
+        (Some(pid), Some(Id::Number(uid)), _)
+            if target.namespaces.mask().contains(CloneFlags::CLONE_NEWUSER) =>
+        {
             let path = format!("/proc/{pid}/uid_map");
             let map = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
             outside_id(&map, uid)
         }
-        (_, uid) => uid,
+        (_, Some(Id::Number(uid)), _) => Some(uid),
+        _ => None,
     };
     pty::make(target.tree.as_ref().map(OwnedFd::as_fd), owner)
 }
@@ -213,10 +218,14 @@ fn parse_environment(bytes: &[u8]) -> BTreeMap<OsString, OsString> {
         .collect()
 }
 
-fn owner(pid: Pid) -> Result<(u32, u32)> {
+fn followed(o: &Options) -> Result<Option<OwnedFd>> {
+    let (Some(pid), true) = (o.target, [o.setuid, o.setgid].contains(&Some(Id::Follow))) else {
+        return Ok(None);
+    };
     let path = format!("/proc/{pid}");
-    let meta = fs::metadata(&path).with_context(|| format!("can not get process stat of '{path}'"))?;
-    Ok((meta.uid(), meta.gid()))
+    let fd = open_file(path.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open {path}"))?;
+    Ok(Some(fd))
 }
 
 fn keep_caps(asked: KeepCaps, target: Option<Pid>) -> Result<(Caps, bool)> {
