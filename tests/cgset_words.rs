@@ -148,6 +148,7 @@ fn a_file_of_the_other_version_is_answered_with_the_word_for_both() {
         ("memory.limit_in_bytes=100M", "the word for every host is mem=100M"),
         ("cpu.shares=512", "the word for every host is weight=100"),
         ("memory.nosuch=5", "a ? at the end of the value skips it then"),
+        ("swap=5M", "a ? at the end of the value skips it then"),
         ("blkio.weight=500", "to do without it: blkio.weight=…?"),
     ] {
         host.cgset(&["web", word]).ended_with(1).said(hinted);

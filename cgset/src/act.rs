@@ -197,10 +197,12 @@ fn make_room(dir: &Path, bytes: u64) -> Result<()> {
 
 /// Writes one value and reads it back; gives what to write to have the value before.
 fn set(file: &Path, value: &str, check: &Check) -> Result<Vec<String>> {
+    let by_name = matches!(check, Check::Text(_) | Check::Any);
     let (read, fd) = match files::open_file(file, OFlag::O_RDWR) {
         Ok(fd) => (true, fd),
+        Err(Errno::ENOENT) => return Err(no_such_file(file, by_name)),
         // Some can only be written, and there is nothing to compare or to undo: devices.deny, memory.reclaim.
-        Err(Errno::EACCES) if matches!(check, Check::Text(_) | Check::Any) => {
+        Err(Errno::EACCES) if by_name => {
             (false, files::open_file(file, OFlag::O_WRONLY).map_err(|errno| explain(file, value, errno))?)
         }
         Err(errno) => return Err(explain(file, value, errno)),
@@ -240,7 +242,6 @@ fn read_back(fd: &OwnedFd, file: &Path) -> Result<Option<String>> {
 fn explain(file: &Path, value: &str, errno: Errno) -> Error {
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("");
     let what = match errno {
-        Errno::ENOENT => return no_such_file(file, name),
         Errno::EISDIR => "open".to_owned(),
         _ => format!("write '{value}' to"),
     };
@@ -290,9 +291,10 @@ const OTHER_NAMES: [(&str, &str); 14] = [
     ("io.max", "read=/dev/sda:10M write=/dev/sda:10M"),
 ];
 
-fn no_such_file(file: &Path, name: &str) -> Error {
+fn no_such_file(file: &Path, by_name: bool) -> Error {
     let error = cannot("open", file, Errno::ENOENT);
-    let hinted = match OTHER_NAMES.iter().find(|(other, _)| *other == name) {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("");
+    let hinted = match OTHER_NAMES.iter().find(|(other, _)| by_name && *other == name) {
         Some((_, word)) => format!("on this host there is no such file; the word for every host is {word}"),
         None => "this kernel has no such file; a ? at the end of the value skips it then".into(),
     };
