@@ -48,10 +48,10 @@ enum Sharing {
 }
 
 struct Walk {
-    device: u64,
+    mount: u64,
     root: OwnedFd,
     /// Where a file with several names was copied to first.
-    links: HashMap<u64, PathBuf>,
+    links: HashMap<(u64, u64), PathBuf>,
     /// The path of what is being copied, for errors and links.
     at: PathBuf,
     sharing: Sharing,
@@ -128,7 +128,7 @@ impl Copy {
         let to = File::open(root).with_context(|| format!("cannot open '{}'", root.display()))?;
         let from = fstat(&self.source)?;
         let mut walk = Walk {
-            device: from.st_dev,
+            mount: sys::mount_id(self.source.as_fd())?,
             root: to.as_fd().try_clone_to_owned()?,
             links: HashMap::new(),
             at: PathBuf::new(),
@@ -170,10 +170,10 @@ impl Walk {
         let stat = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
         if kind != SFlag::S_IFDIR && stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&stat.st_ino) {
+            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
                 return self.link(&first.clone(), to, name);
             }
-            self.links.insert(stat.st_ino, self.at.clone());
+            self.links.insert((stat.st_dev, stat.st_ino), self.at.clone());
         }
         match kind {
             SFlag::S_IFDIR => self.subdir(from, to, name),
@@ -192,7 +192,7 @@ impl Walk {
         mkdirat(to, name, Mode::from_bits_truncate(0o700))?;
         let copy = openat(to, name, flags, Mode::empty())?;
         // What is mounted there is not part of the tree: the place stays, empty.
-        if stat.st_dev == self.device {
+        if sys::mount_id(source.as_fd())? == self.mount {
             self.dir(source.as_fd(), copy.as_fd())?;
         }
         set_all(source.as_fd(), copy.as_fd(), &stat)
@@ -209,7 +209,8 @@ impl Walk {
             Mode::from_bits_truncate(0o600),
         )?;
         // A file may be a place to mount on as well; and it may have been exchanged since we looked.
-        if stat.st_dev == self.device && stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits() {
+        let same = sys::mount_id(source.as_fd())? == self.mount;
+        if same && stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits() {
             self.content(source.as_fd(), copy.as_fd(), stat.st_size as u64)?;
         }
         set_all(source.as_fd(), copy.as_fd(), &stat)

@@ -26,11 +26,11 @@ struct Packer<W: Write> {
     out: tar::Builder<W>,
     /// Times after this are this.
     latest: Option<i64>,
-    device: u64,
+    mount: u64,
     /// Empty files in the places of devices are packed as devices.
     stand_ins: bool,
     /// The first name of files with several.
-    links: HashMap<u64, PathBuf>,
+    links: HashMap<(u64, u64), PathBuf>,
 }
 
 /// Writes the tree below `root`; what is mounted in it is not part of it, sockets are left out.
@@ -42,7 +42,7 @@ pub fn pack(root: &Path, stand_ins: bool, out: impl Write) -> Result<()> {
     let mut packer = Packer {
         out: tar::Builder::new(out),
         latest: epoch()?,
-        device: stat.st_dev,
+        mount: sys::mount_id(dir.as_fd())?,
         stand_ins,
         links: HashMap::new(),
     };
@@ -71,7 +71,7 @@ impl<W: Write> Packer<W> {
         let mut name = Path::new(".").join(path).into_os_string();
         name.push("/");
         self.put(&mut header, &name, None, std::io::empty(), 0)?;
-        if stat.st_dev != self.device {
+        if sys::mount_id(dir.as_fd())? != self.mount {
             return Ok(());
         }
         let mut list = Dir::from_fd(dir.try_clone()?)?;
@@ -93,12 +93,12 @@ impl<W: Write> Packer<W> {
         let kind = stat.st_mode & libc::S_IFMT;
         let full = Path::new(".").join(path).into_os_string();
         if kind != libc::S_IFDIR && kind != libc::S_IFSOCK && stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&stat.st_ino) {
+            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
                 let first = Path::new(".").join(first).into_os_string();
                 let mut header = self.header(&stat, EntryType::Link);
                 return self.put(&mut header, &full, Some(&first), std::io::empty(), 0);
             }
-            self.links.insert(stat.st_ino, path.to_owned());
+            self.links.insert((stat.st_dev, stat.st_ino), path.to_owned());
         }
         match kind {
             libc::S_IFDIR => {
@@ -139,7 +139,8 @@ impl<W: Write> Packer<W> {
         let file = File::from(openat(dir, name, OPEN, Mode::empty())?);
         let stat = fstat(&file)?;
         // A file may be a place to mount on as well.
-        let size = if stat.st_dev == self.device { stat.st_size as u64 } else { 0 };
+        let same = sys::mount_id(file.as_fd())? == self.mount;
+        let size = if same { stat.st_size as u64 } else { 0 };
         let mut header = self.header(&stat, EntryType::Regular);
         self.xattrs(file.as_fd())?;
         // One that grows meanwhile is packed as it was; one that shrinks breaks the archive and is an error.

@@ -156,3 +156,31 @@ pub fn remove_xattr(fd: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         done => done.map(drop),
     }
 }
+
+/// The id of the mount on which an open file lies: statx(2), or /proc before Linux 5.8. What tells whether
+/// something is mounted on it: the device does not, on an overlay a file has another than its directory.
+pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64> {
+    const STATX_MNT_ID: u64 = 0x1000; // linux/stat.h; the answer lies at byte 144 of struct statx
+    let mut answer = [0_u64; 32];
+    // SAFETY: the path is a C string, and struct statx has 256 bytes, which is what the kernel writes.
+    let got = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            STATX_MNT_ID,
+            answer.as_mut_ptr(),
+        )
+    };
+    // The first four bytes say what of the rest is filled in.
+    let filled = u32::from_ne_bytes(answer[0].to_ne_bytes()[..4].try_into().expect("four bytes"));
+    if got == 0 && u64::from(filled) & STATX_MNT_ID != 0 {
+        return Ok(answer[18]);
+    }
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
+    let id = info.ok().and_then(|info| {
+        info.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse().ok())
+    });
+    id.ok_or(Errno::ENOSYS)
+}
