@@ -600,6 +600,13 @@ fn a_lock_makes_the_same_set_again() {
     archive.run(&locked).ended_with(0);
     let first = status();
     fs::remove_dir_all(&root).unwrap();
+    // A root that is copied from a base writes the same lock.
+    for name in ["one", "two"] {
+        let file = archive.place.at(name);
+        archive.run(&["--no-updates", "--lock", file.to_str().unwrap()]).ended_with(0);
+        assert_eq!(fs::read_to_string(&file).unwrap(), fs::read_to_string(&lock).unwrap());
+        fs::remove_dir_all(&root).unwrap();
+    }
     // The archive goes on; its Release file is not even asked for.
     archive.version = "2";
     archive.add("libapt", "", &[], &[]);

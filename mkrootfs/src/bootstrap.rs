@@ -59,7 +59,9 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     let suites = access.suites()?;
     progress.detail(&format!("the Release files are right, {:.1?}", started.elapsed()));
     let request = request_key(job, &suites);
-    if let Some(base) = site.bases().and_then(|bases| bases.asked_before(&request)) {
+    // A lock that is to be written needs the set itself.
+    let bases = site.bases().filter(|_| job.options.lock.is_none());
+    if let Some(base) = bases.and_then(|bases| bases.asked_before(&request)) {
         site.copy(&base)?;
         return finish(job, root);
     }
