@@ -12,7 +12,7 @@ cat >harmless <<'END'
 # what the C library and the runtime do at their start, around fork and in open
 (poll|sigaltstack|arch_prctl)\(
 fcntl\(.*, F_[GS]ETFD
-rt_sigaction\(SIG(SEGV|BUS),
+rt_sigaction\((SIGSEGV,|SIGBUS,|SIGPIPE, NULL,)
 # another way is taken: by the bounding set itself, one by one, step by step
 cap_last_cap
 close_range\(
