@@ -1325,3 +1325,22 @@ fn two_hundred_commands_at_once_on_the_same_names_end_in_a_whole_state() {
     "#)
     .ended_with(0);
 }
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn the_same_file_applied_by_many_at_once_makes_one_network() {
+    net(&format!(
+        r#"{NETWORK}
+        network | grep -v -e publish -e switch >$T/file; echo 'switch add br0' >>$T/file
+        for round in 1 2 3; do
+            for i in 1 2 3 4 5 6; do netns apply $T/file || echo failed & done
+            wait
+            netns diff $T/file
+            same "$(links)" 4
+            netns del --wait a 'b c'; netns switch del br0
+        done
+    "#
+    ))
+    .ended_with(0)
+    .printed("");
+}

@@ -120,8 +120,10 @@ fn cut(socket: &mut Socket, links: &[Link], name: &str) -> Result<()> {
 
 fn wait_until_gone(listener: &mut Socket, mut doomed: Doomed, signals: &Signals) -> Result<()> {
     spare_other_names(&mut doomed)?;
-    let deadline = Instant::now() + PATIENCE;
+    let mut deadline = Instant::now() + PATIENCE;
+    let mut looked = false;
     while !doomed.outer.is_empty() {
+        let before = doomed.outer.len();
         let heard = listener.notified(deadline, signals, |kind, payload| {
             if let Some(index) = rtnl::gone(kind, payload) {
                 doomed.outer.remove(&index);
@@ -129,22 +131,32 @@ fn wait_until_gone(listener: &mut Socket, mut doomed: Doomed, signals: &Signals)
         });
         match heard {
             Ok(true) => {}
-            Ok(false) => {
-                let names: Vec<&str> = doomed.outer.values().map(String::as_str).collect();
-                let error = anyhow!(
-                    "the names are gone, but after {PATIENCE:?} there is still '{}'",
-                    names.join("' '")
-                );
-                return Err(hint(error, "an open descriptor or a mount holds the namespace"));
-            }
-            Err(error) if overrun(&error) => {
+            Ok(false) if looked => return Err(still_there(&doomed)),
+            Err(error) if !overrun(&error) => return Err(error),
+            // What was told and not heard, if it was.
+            Ok(false) | Err(_) => {
                 let left = rtnl::all_links(&mut Socket::open()?)?;
                 doomed.outer.retain(|index, _| left.iter().any(|link| link.index == *index));
+                looked = Instant::now() > deadline;
             }
-            Err(error) => return Err(error),
+        }
+        // Hundreds on a busy machine take their time: as long as something happens, all is well.
+        if doomed.outer.len() < before {
+            (deadline, looked) = (Instant::now() + PATIENCE, false);
         }
     }
     Ok(())
+}
+
+fn still_there(doomed: &Doomed) -> Error {
+    let mut names = doomed.outer.values();
+    let first = names.next().map_or("", String::as_str);
+    let more = match names.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let error = anyhow!("the names are gone, but after {PATIENCE:?} there is still '{first}'{more}");
+    hint(error, "an open descriptor or a mount holds the namespace")
 }
 
 /// More notifications came than the socket has room for: some are lost.
