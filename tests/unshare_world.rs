@@ -331,6 +331,7 @@ fn what_people_meet_has_a_hint() {
         ),
         ("$USER \"$BIN/unshare\" -n true", "unshare failed: Operation not permitted", "--map-root-user (-r)"),
     ] {
+        eprintln!("{script}"); // shown when it fails
         inside(&script.replace("$USER", user))
             .ended_with(1)
             .said(&format!("unshare: {error}\nhint: "))
