@@ -52,6 +52,12 @@ check_fails 126 'no program' ship exec web /etc/hosts
 check_fails 125 'no such ship' ship exec none true
 same 'exec passes its input on' "$(echo hello | ship exec web cat)" hello
 same 'con is a shell' "$(echo 'cd /etc && pwd' | ship con web)" /etc
+same 'what runs inside is filtered as the ship is' \
+	"$(ship exec web cat /proc/self/status | sed -n 's/^Seccomp:[^0-9]*//p')" 2
+# A terminal of ours, by script(1), and what the shell inside has instead.
+check 'on a terminal con has a terminal of its own' \
+	sh -c 'echo "ls -l /proc/self/fd/0; exit 7" | script -q -e -c "ship con web" /dev/null; [ $? = 7 ]'
+said "which is the ship's" '/dev/pts/0'
 same 'processes of its own alone' "$(ship exec web -- sh -c 'cat /proc/[0-9]*/comm' | sort | tr '\n' ' ')" \
 	'sh sh sleep unshare '
 # (10 is where dash keeps its script.)
