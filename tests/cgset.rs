@@ -10,7 +10,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cgset_bed::{Group, Host};
+use cgset_bed::{Group, Host, Scratch};
 use common::{eventually, finish, run, tool};
 
 #[test]
@@ -382,17 +382,14 @@ fn a_running_process_is_moved_in_with_all_its_threads_trees() {
 #[ignore = "needs root: tests/run"]
 fn what_is_forking_or_frozen_is_removed_all_the_same() {
     let group = Group::new("bomb");
-    let script = std::env::temp_dir().join(&group.0);
-    fs::write(&script, "#!/bin/sh\n\"$0\" & \"$0\" & exit\n").unwrap();
-    Command::new("chmod").args(["+x", script.to_str().unwrap()]).status().unwrap();
+    let script = Scratch::script("bomb", "#!/bin/sh\n\"$0\" & \"$0\" & exit\n");
     // In a group that limits it, and from which cgset itself does not read.
-    let bomb = format!("echo ready; exec >/dev/null 2>&1; {} ; sleep 600", script.display());
+    let bomb = format!("echo ready; exec >/dev/null 2>&1; {} ; sleep 600", script.str());
     let run_of_it = group.start(&["procs=30"], &bomb);
     eventually("the loop forks", || group.pids().len() > 3);
     run("cgset", &["--remove", &group.0]).ended_with(0);
     group.gone();
     drop(run_of_it);
-    fs::remove_file(script).unwrap();
 
     let cold = Group::new("cold");
     let run_of_it = cold.start(&[], "echo ready; exec sleep 600");

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -122,6 +123,39 @@ impl Drop for Background {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// The path of a temporary file, which is removed at the end.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new(stem: &str) -> Scratch {
+        Scratch(std::env::temp_dir().join(unique(stem)))
+    }
+
+    /// A script that can be executed.
+    pub fn script(stem: &str, text: &str) -> Scratch {
+        let script = Scratch::new(stem);
+        fs::write(&script, text).expect("a temporary file");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        script
+    }
+
+    pub fn str(&self) -> &str {
+        self.0.to_str().expect("an ordinary path")
+    }
+}
+
+impl AsRef<Path> for Scratch {
+    fn as_ref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
 }
 

@@ -4,10 +4,9 @@ mod cgset_bed;
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
-use cgset_bed::Group;
+use cgset_bed::{Group, Scratch};
 use common::{eventually, finish, run, tool};
 
 const HOG: &str = "dd if=/dev/zero of=/dev/null bs=90M count=1 status=none";
@@ -19,17 +18,13 @@ fn spawn(arguments: &[&str]) -> Child {
     command.spawn().expect("cgset starts")
 }
 
-fn scratch(stem: &str) -> std::path::PathBuf {
-    std::env::temp_dir().join(common::unique(stem))
-}
-
 #[test]
 #[ignore = "needs root: tests/run"]
 fn a_frozen_group_stands_still_until_thawed() {
     let group = Group::new("freeze");
-    let file = scratch("count");
+    let file = Scratch::new("count");
     let count = || fs::metadata(&file).map_or(0, |meta| meta.len());
-    let shell = format!("echo ready; exec >/dev/null; while :; do echo >>{}; done", file.display());
+    let shell = format!("echo ready; exec >/dev/null; while :; do echo >>{}; done", file.str());
     let run_of_it = group.start(&[], &shell);
     eventually("it counts", || count() > 10);
     run("cgset", &["--freeze", &group.0]).ended_with(0);
@@ -43,7 +38,6 @@ fn a_frozen_group_stands_still_until_thawed() {
     run("cgset", &["--kill", &group.0]).ended_with(0);
     assert_eq!((run_of_it.end(), first), (137, second));
     group.gone();
-    fs::remove_file(file).unwrap();
     for verb in ["--freeze", "--thaw", "--kill", "--wait-oom"] {
         run("cgset", &[verb, &group.0]).ended_with(1).said("there is no group");
     }
@@ -78,10 +72,8 @@ fn a_thawed_group_below_a_frozen_one_is_told() {
 fn kill_ends_a_forking_group_and_leaves_its_limits() {
     let group = Group::new("killed");
     group.cgset(&["procs=30"]).ended_with(0);
-    let script = scratch("bomb");
-    fs::write(&script, "#!/bin/sh\n\"$0\" & \"$0\" & exit\n").unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let bomb = format!("echo ready; exec >/dev/null 2>&1; {} ; sleep 600", script.display());
+    let script = Scratch::script("bomb", "#!/bin/sh\n\"$0\" & \"$0\" & exit\n");
+    let bomb = format!("echo ready; exec >/dev/null 2>&1; {} ; sleep 600", script.str());
     let run_of_it = group.start(&[], &bomb);
     eventually("it forks", || group.pids().len() > 3);
     run("cgset", &["--kill", &group.0]).ended_with(0);
@@ -89,7 +81,6 @@ fn kill_ends_a_forking_group_and_leaves_its_limits() {
     assert_eq!(group.file(&["pids.max"]), "30");
     run("cgset", &["--remove", &group.0]).ended_with(0);
     group.gone();
-    fs::remove_file(script).unwrap();
 }
 
 #[test]
@@ -135,8 +126,8 @@ fn oomgroup_ends_all_that_runs_inside() {
 #[ignore = "needs root: tests/run"]
 fn a_run_is_reported_and_its_kill_has_a_status() {
     let group = Group::new("report");
-    let file = scratch("report");
-    let path = file.to_str().expect("a path");
+    let file = Scratch::new("report");
+    let path = file.str();
     // Longer than what comes: nothing of it stays.
     fs::write(&file, "x".repeat(5000)).unwrap();
     let busy = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; exit 4";
@@ -164,7 +155,6 @@ fn a_run_is_reported_and_its_kill_has_a_status() {
     );
     // Without a kill it is the command's own.
     group.cgset(&["--oom-exit", "99", "mem=40M", "--", "sh", "-c", "kill -TERM $$"]).ended_with(143);
-    fs::remove_file(file).unwrap();
 }
 
 #[test]
@@ -283,27 +273,21 @@ fn a_thousand_runs_leave_the_tree_as_it_was() {
 #[ignore = "needs root: tests/run"]
 fn a_user_is_given_a_group_and_no_more() {
     let group = Group::new("own");
-    // Where the user can reach it.
-    let dir = scratch("bin");
-    fs::create_dir(&dir).unwrap();
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-    let cgset = dir.join("cgset");
-    fs::copy(tool("cgset"), &cgset).unwrap();
-    let inner = "cgset=$1; \"$cgset\" --parent . --leaf sub mem=30M procs=5 -- cat /proc/self/cgroup || exit; \
-                 ! \"$cgset\" --parent . ../x 2>/dev/null; ! \"$cgset\" escaped mem=1M 2>/dev/null; \
-                 ! echo max >\"$2\" 2>/dev/null";
+    // By descriptor, as the user may not reach the directory that the tool lies in.
+    let outer = "exec 9<\"$1\"; shift; exec setpriv --reuid 1234 --regid 5678 --clear-groups sh -c \"$@\"";
+    let inner = "cgset=/proc/self/fd/9; \
+                 \"$cgset\" --parent . --leaf sub mem=30M procs=5 -- cat /proc/self/cgroup || exit; \
+                 ! \"$cgset\" --parent . ../x 2>/dev/null && ! \"$cgset\" escaped mem=1M 2>/dev/null && \
+                 ! echo max >\"$1\" 2>/dev/null";
     let limit = |group: &Group| group.dirs().into_iter().map(|d| d.join("pids.max")).find(|f| f.exists());
     group.cgset(&["--own", "1234:5678", "mem=90M", "procs=50"]).ended_with(0);
     let file = limit(&group).expect("a pids.max");
-    let shell = ["setpriv", "--reuid", "1234", "--regid", "5678", "--clear-groups", "sh", "-c", inner, "sh"];
-    let mut words = vec!["--"];
-    words.extend(shell);
-    words.extend([cgset.to_str().expect("a path"), file.to_str().expect("a path")]);
+    let (me, path) = (tool("cgset"), file.to_str().expect("a path"));
+    let words = ["--", "sh", "-c", outer, "sh", me.to_str().expect("a path"), inner, "sh", path];
     let seen = group.cgset(&words).ended_with(0).out;
     assert!(seen.lines().any(|line| line.ends_with(&format!(":/{}/sub", group.0))), "{seen}");
     assert_eq!(fs::read_to_string(file).unwrap(), "50\n");
     run("cgset", &["--remove", &group.0]).ended_with(0);
-    fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]
@@ -337,12 +321,15 @@ fn groups_are_listed_as_a_tree() {
     let group = Group::new("list");
     let inner = Group(format!("{}/inner", group.0));
     let run_of_it = inner.start(&[], "echo ready; exec sleep 600");
+    let pid = inner.pids().remove(0);
+    // While it becomes sleep, it has no command line.
+    let line = || fs::read(format!("/proc/{pid}/cmdline")).expect("it runs");
+    eventually("it sleeps", || line() == b"sleep\x00600\x00");
     let mut ascii = Command::new(tool("cgset"));
     ascii.args(["--list", &group.0]).env("LC_ALL", "C");
     let listed = finish(ascii, "").ended_with(0).out;
     let json = run("cgset", &["--list", "--json", &group.0]).ended_with(0).out;
     let whole = run("cgset", &["--list"]).ended_with(0).out;
-    let pid = inner.pids().remove(0);
     run("cgset", &["--remove", &group.0]).ended_with(0);
     run_of_it.end();
     assert_eq!(listed, format!("{}\n`-inner\n  `-{pid} sleep 600\n", group.0));

@@ -22,7 +22,9 @@ promise() {
 }
 
 a_scope_is_delegated() {
-	cgset --scope job mem=60M procs=30 -- sh -c 'cat /proc/self/cgroup; cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/memory.max' >/tmp/inside 2>/tmp/err || {
+	# shellcheck disable=SC2016 # for the inner shell
+	cgset --scope job mem=60M procs=30 -- \
+		sh -c 'cat /proc/self/cgroup; cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/memory.max' >/tmp/inside 2>/tmp/err || {
 		cat /tmp/inside /tmp/err
 		return 1
 	}
