@@ -1,3 +1,4 @@
+#!/bin/sh
 # vm: -k 6.1 -M "veth bridge 8021q sch_tbf"
 # vm-long: -k newest -M "veth bridge 8021q sch_tbf"
 # VLANs on a Linux bridge, which the machine's own kernel may not keep apart:
