@@ -320,7 +320,11 @@ fn what_people_meet_has_a_hint() {
             "add --pid --fork",
         ),
         (
-            "mount --bind /dev/null /proc/uptime; \"$BIN/unshare\" -rpf --mount-proc true",
+            // Alone in sight: a whole proc anywhere, as in somebody's chroot on this machine, would do.
+            "while read -r _ _ _ _ at rest; do
+                 case $at:$rest in /proc:*) ;; *' - proc '*) umount -l \"$(printf %b \"$at\")\" ;; esac
+             done </proc/self/mountinfo
+             mount --bind /dev/null /proc/uptime; \"$BIN/unshare\" -rpf --mount-proc true",
             "mount /proc failed: Operation not permitted",
             "the /proc outside is partly hidden",
         ),

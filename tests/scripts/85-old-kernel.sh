@@ -36,7 +36,7 @@ missed() { check 'which was asked for more' grep -q INJECTED "$T/calls"; }
 # A root of busybox, and a directory for it.
 mkdir -p root/bin root/tmp root/proc root/sys root/dev root/data
 cp "$(command -v busybox)" root/bin/busybox
-for name in sh cat hostname id ls; do ln -s busybox "root/bin/$name"; done
+for name in sh cat grep hostname id ls; do ln -s busybox "root/bin/$name"; done
 mkdir source && echo carried >source/file
 printf '%s\n' "$T/source /data none bind,ro 0 0" >fstab
 
@@ -51,11 +51,25 @@ for version in $VERSIONS; do
 	missed
 done
 
+# With what is mounted below, and below that; each keeps what it had.
+mkdir "$T/source/below"
+mount -t tmpfs -o nosuid below source/below
+mkdir 'source/below/far below'
+mount -t tmpfs far "source/below/far below"
 printf '%s\n' "$T/source /data none rbind,ro 0 0" >fstab
-check_fails 1 'read-only with all below is refused on Linux 5.10' on 5.10 unshare --jail --fstab fstab \
-	--pivot-root root /bin/sh -c 'echo started'
-said 'and the remedy is named' 'hint: needs Linux 5.12: use bind'
-same 'nothing was started' "$(grep -c started "$output")" 0
+inside='for dir in /data /data/below "/data/below/far below"; do
+	(echo x >"$dir/new") 2>/dev/null || echo refused
+done
+grep -c " /data[^ ]* ro[, ]" /proc/self/mountinfo; grep -c " /data/below ro,nosuid" /proc/self/mountinfo'
+for version in 5.10 $VERSIONS; do
+	check "all that is mounted below is read-only on Linux $version" on "$version" unshare --jail --fstab fstab \
+		--pivot-root root /bin/sh -c "$inside"
+	same 'each of the three' "$(cat "$output")" "$(printf '%s\n' refused refused refused 3 1)"
+	missed
+done
+(echo x >source/below/new) || :
+same 'and outside nothing is' "$(cat source/below/new)" x
+umount -R source/below
 
 mkfifo up down
 /usr/bin/unshare -muinpCf --mount-proc --kill-child sh -c 'hostname target; echo up; read x' <down >up &
