@@ -132,7 +132,31 @@ fn names_are_shown_unless_n_is_given() {
         says "Tracing the way to web.test (10.0.4.2) on .*" err
         status 0 netns trace -N a -n -6 web.test; says " 4  fd00:4::2 \[open\]$ms$ms$ms" out
         status 1 netns trace -N a -6 10.0.4.2; grep -q 'has no IPv6 address' $T/err
+        echo 'options timeout:1 attempts:1' >/etc/resolv.conf
         status 1 netns trace -N a nowhere.test
+        "#,
+    )
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_name_server_that_does_not_answer_holds_nobody_up() {
+    chain(
+        r#"
+        mount -t tmpfs etc /etc; echo 'hosts: files dns' >/etc/nsswitch.conf; echo '10.0.4.2 web.test' >/etc/hosts
+        echo 'nameserver 127.0.0.1' >/etc/resolv.conf; echo 'options timeout:30' >>/etc/resolv.conf
+        ip link set lo up; mkfifo $T/bound
+        perl -e 'use Socket; socket(S,PF_INET,SOCK_DGRAM,0); bind(S,sockaddr_in(53,INADDR_LOOPBACK)) or die;
+            open(R,">",$ARGV[0]); print R "bound\n"; close R; sleep' $T/bound &
+        read word <$T/bound; test "$word" = bound
+        start=$(cut -d. -f1 /proc/uptime)
+        status 0 netns trace -N a 10.0.4.2; lines 4
+        test $(($(cut -d. -f1 /proc/uptime) - start)) -lt 20
+        says " 1  10\.0\.1\.2$ms$ms$ms" out; says " 4  web.test (10\.0\.4\.2) \[open\]$ms$ms$ms" out
+        status 0 netns trace -N a --json 10.0.4.2; grep -q '"name":"web.test"' $T/out
+        # Whoever asked for the names has ended, too.
+        test -z "$(pidof netns)"
         "#,
     )
     .ended_with(0);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use nix::errno::Errno;
-use unshare::fail::hint;
+use unshare::fail::{hint, say};
 
 use crate::list::belongs_to;
 use crate::netlink::{Socket, errno};
@@ -77,9 +77,12 @@ pub fn delete(options: &Options) -> Result<()> {
     }
     for (name, pids) in &doomed.in_use {
         cut(socket.as_mut().expect("opened for --force"), &links, name)?;
-        eprintln!(
-            "netns: note: the namespace of '{name}' lives on without name and links: {} in it",
-            count(pids)
+        say(
+            "netns",
+            &format!(
+                "note: the namespace of '{name}' lives on without name and links: {} in it",
+                count(pids)
+            ),
         );
     }
     close_ports(&doomed, &signals)?;
@@ -169,7 +172,7 @@ fn spare_other_names(doomed: &mut Doomed) -> Result<()> {
     for entry in store::entries()? {
         for (inode, ends) in &doomed.inodes {
             if entry.inode == Some(*inode) {
-                eprintln!("netns: note: the namespace lives on as '{}'", entry.name);
+                say("netns", &format!("note: the namespace lives on as '{}'", entry.name));
                 doomed.outer.retain(|index, _| !ends.contains(index));
             }
         }

@@ -17,6 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
+use unshare::fail::say;
 
 use crate::store::Target;
 
@@ -56,7 +57,7 @@ fn mount_sys() -> Result<()> {
         // In a container: the kernel gives no new sysfs where parts of the old one are covered
         // (fs/namespace.c, mount_too_revealing). The network is the right one all the same.
         Err(Errno::EPERM) => {
-            eprintln!("netns: note: no new '/sys' is allowed here, it shows the devices outside");
+            say("netns", "note: no new '/sys' is allowed here, it shows the devices outside");
             return Ok(());
         }
         Err(errno) => return Err(errno).context("cannot mount '/sys'"),
@@ -80,7 +81,7 @@ fn bind_etc(name: &str) -> Result<()> {
         match mount(Some(&entry.path()), &target, NONE, MsFlags::MS_BIND, NONE) {
             Ok(()) => {}
             Err(errno @ (Errno::ENOENT | Errno::ENOTDIR)) => {
-                eprintln!("netns: note: nothing to cover with '{}': {errno}", entry.path().display());
+                say("netns", &format!("note: nothing to cover with '{}': {errno}", entry.path().display()));
             }
             Err(errno) => return Err(errno).with_context(|| format!("cannot cover '{}'", target.display())),
         }

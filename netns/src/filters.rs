@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::Result;
 use nix::sys::socket::SockProtocol;
+use unshare::fail::say;
 
 use crate::netlink::{Attributes, Message, NLM_F_DUMP, Socket, string};
 
@@ -38,7 +39,10 @@ pub fn warn(switches: &[String], outside: bool) {
     for chain in chains {
         let what = if bridged { "between ships and to the outside" } else { "to the outside" };
         let switches = switches.join("', '");
-        eprintln!("netns: warning: policy drop of '{chain}' will swallow traffic of '{switches}' {what}");
+        say(
+            "netns",
+            &format!("warning: policy drop of '{chain}' will swallow traffic of '{switches}' {what}"),
+        );
     }
 }
 

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use serde_json::{Value, json};
-use unshare::fail::hint;
+use unshare::fail::{hint, say};
 
 use crate::address::Cidr;
 use crate::publish::{self, Published};
@@ -155,8 +155,9 @@ impl Nft {
             write_one(file, family.forwarding)?;
             if family.word == "ip6" {
                 // Documentation/networking/ip-sysctl.rst, accept_ra.
-                eprintln!(
-                    "netns: note: IPv6 forwarding is on: interfaces without accept_ra=2 get no routes from routers"
+                say(
+                    "netns",
+                    "note: IPv6 forwarding is on: interfaces without accept_ra=2 get no routes from routers",
                 );
             }
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use serde_json::{Value, json};
-use unshare::fail::hint;
+use unshare::fail::{hint, say};
 
 use crate::link::{LinkSpec, Onto};
 use crate::list::belongs_to;
@@ -135,7 +135,7 @@ pub fn pull(machine: &mut Machine, outer: &[Link]) -> Result<()> {
     };
     machine.signals.check()?;
     if let Err(error) = done {
-        eprintln!("netns: note: cannot close '{}' in Open vSwitch: {error:#}", names.join("' '"));
+        say("netns", &format!("note: cannot close '{}' in Open vSwitch: {error:#}", names.join("' '")));
     }
     Ok(())
 }
@@ -148,7 +148,7 @@ pub fn forget(ships: &[&str], signals: &Signals) {
         Err(error) => Err(error),
     };
     if let Err(error) = done {
-        eprintln!("netns: note: cannot close the ports of '{}': {error:#}", ships.join("' '"));
+        say("netns", &format!("note: cannot close the ports of '{}': {error:#}", ships.join("' '")));
     }
 }
 
@@ -390,9 +390,9 @@ pub fn wait_until_open(machine: &mut Machine, ports: &[(&Plug, &LinkSpec)]) -> R
             match port.port.unwrap_or(PortState::Forwarding) {
                 PortState::Forwarding => break,
                 PortState::Undecided => {
-                    eprintln!(
-                        "netns: note: the spanning tree of '{}' has not opened the port yet",
-                        bridge.name
+                    say(
+                        "netns",
+                        &format!("note: the spanning tree of '{}' has not opened the port yet", bridge.name),
                     );
                     break;
                 }

@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use nix::unistd::Pid;
-use unshare::fail::{hint, print};
+use unshare::fail::{hint, print, say};
 
 use crate::machine::{Machine, Undo};
 use crate::sys;
@@ -267,7 +267,7 @@ fn take_name(name: &str) -> Result<bool> {
     }
     remove_name(name)?;
     create().with_context(failed)?;
-    eprintln!("netns: note: '{}' was stale and has been replaced", file.display());
+    say("netns", &format!("note: '{}' was stale and has been replaced", file.display()));
     Ok(true)
 }
 

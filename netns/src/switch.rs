@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use serde_json::{Value, json};
-use unshare::fail::print;
+use unshare::fail::{print, say};
 
 use crate::address::{Cidr, Mac, format_mac};
 use crate::link::Onto;
@@ -274,7 +274,7 @@ fn remove(removal: &Removal) -> Result<()> {
     machine.keep();
     if !ports.is_empty() {
         let names: Vec<String> = ports.iter().map(Port::label).collect();
-        eprintln!("netns: note: '{name}' had ports, now without a switch: {}", names.join(" "));
+        say("netns", &format!("note: '{name}' had ports, now without a switch: {}", names.join(" ")));
     }
     Ok(())
 }
@@ -359,7 +359,7 @@ fn ovs_bridges(machine: &mut Machine) -> Vec<ovs::Bridge> {
         Err(error) => Err(error),
     };
     found.unwrap_or_else(|error| {
-        eprintln!("netns: note: {error:#}");
+        say("netns", &format!("note: {error:#}"));
         Vec::new()
     })
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use serde_json::{Value, json};
-use unshare::fail::{hint, print};
+use unshare::fail::{hint, print, say};
 
 use crate::link::Onto;
 use crate::machine::{Machine, Undo};
@@ -163,10 +163,13 @@ fn warn_of_large_packets(
         .filter_map(|port| port.ship.as_ref().map(|(ship, ifname)| format!("{ship}:{ifname}")))
         .collect();
     if !names.is_empty() {
-        eprintln!(
-            "netns: note: '{}' carries packets of {most} bytes; larger ones of {} will be lost",
-            spec.name,
-            names.join(" ")
+        say(
+            "netns",
+            &format!(
+                "note: '{}' carries packets of {most} bytes; larger ones of {} will be lost",
+                spec.name,
+                names.join(" ")
+            ),
         );
     }
     Ok(())

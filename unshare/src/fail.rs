@@ -100,7 +100,7 @@ pub struct Statuses {
 
 /// Prints what went wrong and gives the status to end with.
 pub fn report(tool: &str, error: &Error, statuses: &Statuses) -> u8 {
-    // One write a line, so that two tools that fail at once do not mix their words.
+    // All at once, so that two tools that fail at the same time do not mix their words.
     let causes: Vec<String> = error.chain().map(words).collect();
     let mut text = format!("{tool}: {}\n", causes.join(": "));
     let usage = find::<Usage>(error).is_some() || find::<lexopt::Error>(error).is_some();
@@ -110,13 +110,23 @@ pub fn report(tool: &str, error: &Error, statuses: &Statuses) -> u8 {
     for hinted in error.chain().filter_map(|e| e.downcast_ref::<Hinted>()) {
         text += &format!("hint: {}\n", hinted.hint);
     }
-    // A closed stderr leaves the status as the only message.
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    tell(&text);
     match find::<ExecError>(error) {
         Some(failed) => failed.status(),
         None if usage => statuses.usage,
         None => statuses.failure,
     }
+}
+
+/// What is no failure, as a line on stderr: "TOOL: text".
+pub fn say(tool: &str, text: &str) {
+    tell(&format!("{tool}: {text}\n"));
+}
+
+/// On stderr in one write, where eprintln makes one of each part and ends the process where nobody reads. A
+/// closed stderr leaves the status as the only message.
+pub fn tell(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
 }
 
 /// The tail of every main.
