@@ -151,7 +151,44 @@ fn a_missing_controller_is_an_error_or_skipped_as_asked() {
         .said("no 'pids' controller on this host: it was switched off at boot (cgroup_disable=cpuset,pids)");
     assert_eq!(host.plan(&["web", "procs=5?"]), "mkdir /sys/fs/cgroup/web\n");
     Host::v2("").cgset(&["web", "mem=5M"]).ended_with(1).said("no 'memory' controller");
-    Host::new("1 1 0:1 / / rw - ext4 x rw\n").cgset(&["web"]).ended_with(1).said("hint: mount -t cgroup2");
+}
+
+#[test]
+fn on_a_host_without_groups_runs_what_can_do_without() {
+    // A v1 tree of no controller is no tree for groups of ours.
+    let host = Host::new("1 1 0:1 / / rw - ext4 x rw\n2 1 0:2 / /cg rw - cgroup c rw,name=systemd\n");
+    let report = Scratch::new("without");
+    let run = ["--report", report.str(), "--oom-exit", "9", "web", "mem=50M?", "procs=5?", "--"];
+    let ended = host.cgset(&[&run[..], &["sh", "-c", "echo out; exit 7"]].concat()).ended_with(7);
+    assert_eq!((ended.out.as_str(), ended.err.as_str()), ("out\n", ""));
+    let text = fs::read_to_string(&report).unwrap();
+    assert!(text.starts_with("group=web\nstatus=7\nsignal=0\noom_kills=0\npeak=?\nlimit=?\n"), "{text}");
+    host.cgset(&["web", "mem=50M?", "--", "/no/such"]).ended_with(127);
+    assert_eq!(
+        host.plan(&["web", "mem=50M?", "--", "ls"]),
+        "status=0\n(\n    exec ls\n) || status=$?\nexit $status\n"
+    );
+    for line in [
+        "web -- true",
+        "web mem=50M? procs=5 -- true",
+        "--keep web mem=50M? -- true",
+        "--parent . web mem=50M? -- true",
+        "--own 5 web mem=50M? -- true",
+        "--scope web mem=50M? -- true",
+        "web mem=50M? --pid 1 -- true",
+        "web mem=50M?",
+        "web",
+        "--show web",
+        "--remove web",
+        "--list",
+    ] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let status = if line.ends_with("true") { 125 } else { 1 };
+        let failed = host.cgset(&words).ended_with(status);
+        failed.said(
+            "cgset: no cgroup file system is mounted here\nhint: mount -t cgroup2 cgroup2 /sys/fs/cgroup\n",
+        );
+    }
 }
 
 #[test]
@@ -163,6 +200,7 @@ fn a_share_of_memory_is_of_the_ram_and_a_parent_is_put_in_front() {
         host.plan(&["--parent", ".", "web"]),
         "mkdir /sys/fs/cgroup/mine\nmkdir /sys/fs/cgroup/mine/web\n"
     );
+    assert_eq!(host.plan(&["--parent", "/", "web"]), "mkdir /sys/fs/cgroup/web\n");
     host.cgset(&["--parent", "farm", "web"]).ended_with(1).said("there is no group 'farm'");
 }
 

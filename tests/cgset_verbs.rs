@@ -276,8 +276,9 @@ fn a_user_is_given_a_group_and_no_more() {
     // By descriptor, as the user may not reach the directory that the tool lies in.
     let outer = "exec 9<\"$1\"; shift; exec setpriv --reuid 1234 --regid 5678 --clear-groups sh -c \"$@\"";
     let inner = "cgset=/proc/self/fd/9; \
-                 \"$cgset\" --parent . --leaf sub mem=30M procs=5 -- cat /proc/self/cgroup || exit; \
-                 ! \"$cgset\" --parent . ../x 2>/dev/null && ! \"$cgset\" escaped mem=1M 2>/dev/null && \
+                 \"$cgset\" --leaf sub mem=30M procs=5 -- cat /proc/self/cgroup || exit; \
+                 \"$cgset\" stays procs=4 && \"$cgset\" --remove stays || exit; \
+                 ! \"$cgset\" ../x 2>/dev/null && ! \"$cgset\" --parent / escaped mem=1M 2>/dev/null && \
                  ! echo max >\"$1\" 2>/dev/null";
     let limit = |group: &Group| group.dirs().into_iter().map(|d| d.join("pids.max")).find(|f| f.exists());
     group.cgset(&["--own", "1234:5678", "mem=90M", "procs=50"]).ended_with(0);

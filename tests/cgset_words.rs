@@ -212,6 +212,7 @@ mkdir /sys/fs/cgroup/mine/sub
 echo 5 > /sys/fs/cgroup/mine/sub/pids.max
 ";
     assert_eq!(host.plan(&["--parent", ".", "--leaf", "sub", "procs=5"]), want);
+    host.cgset(&["--parent", "/", "--leaf", "sub"]).ended_with(2).said("--leaf belongs to --parent .");
     // Once there, "." is still the group above the leaf.
     host.write("proc/self/cgroup", "0::/mine/cgset.leaf\n");
     host.write("sys/fs/cgroup/mine/cgroup.procs", "");

@@ -152,7 +152,7 @@ fn enable(level: &Path, controller: &str, undo: &mut Undo) -> Result<()> {
             let inside = group::name_them(&group::members(level));
             let text = format!(
                 "a v2 group that hands controllers down may hold no processes itself, and in '{}' stand: {inside}; \
-                 move them into a group of their own: cgset GROUP --pid N, or with --parent . also --leaf",
+                 move them into a group of their own: cgset GROUP --pid N; those of our own group go by --leaf",
                 level.display()
             );
             hint(error, text)

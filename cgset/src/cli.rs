@@ -39,7 +39,7 @@ Options:
   -p, --pid N         move process N into the group; - takes them from stdin
   -k, --keep          leave the group when COMMAND has ended
       --parent GROUP  put the group below this one, which must exist;
-                        . is the group that cgset itself runs in
+                        . is the group that cgset runs in, / the root
       --leaf          with --parent . on v2: move what runs there aside first
       --scope         run in a new scope of systemd's, delegated to cgset
       --own UID[:GID] give the group to a user, who may make groups below it
@@ -117,7 +117,7 @@ impl Verb {
 /// Of the verbs.
 #[derive(Debug, Default)]
 pub struct Options {
-    pub parent: Option<Parent>,
+    pub parent: Parent,
     pub json: bool,
     pub verbose: bool,
     pub dry_run: bool,
@@ -129,7 +129,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Request {
     pub group: Group,
-    pub parent: Option<Parent>,
+    pub parent: Parent,
     pub words: Vec<Word>,
     pub pids: Vec<i32>,
     pub pids_from_stdin: bool,
@@ -149,6 +149,15 @@ pub struct Request {
 impl Request {
     pub fn runs(&self) -> bool {
         !self.argv.is_empty()
+    }
+
+    /// A command whose limits may all be skipped, and nothing else is asked of a group: it runs on a host
+    /// without any.
+    pub fn does_without(&self) -> bool {
+        let asks = self.keep || self.leaf || self.scope || self.own.is_some() || self.parent != Parent::Usual;
+        let moves = self.pids_from_stdin || !self.pids.is_empty();
+        let skips = !self.words.is_empty() && self.words.iter().all(|word| word.optional);
+        self.runs() && skips && !asks && !moves
     }
 
     /// The processor time is asked for, which v1 counts in a tree of its own.
@@ -172,7 +181,7 @@ struct Flags {
     oom_exit: Option<u8>,
     iterations: Option<u64>,
     delay: Option<Duration>,
-    parent: Option<Parent>,
+    parent: Parent,
     pids: Vec<i32>,
     pids_from_stdin: bool,
 }
@@ -248,7 +257,7 @@ impl Flags {
             "oom-exit" => self.oom_exit = Some(status(&text(parser.value()?)?)?),
             "iterations" => self.iterations = Some(iterations(&text(parser.value()?)?)?),
             "delay" => self.delay = Some(delay(&text(parser.value()?)?)?),
-            "parent" => self.parent = Some(parent(&text(parser.value()?)?)?),
+            "parent" => self.parent = parent(&text(parser.value()?)?)?,
             "pid" => match text(parser.value()?)?.as_str() {
                 "-" => self.pids_from_stdin = true,
                 word => self.pids.push(pid(word)?),
@@ -340,7 +349,7 @@ fn set(flags: Flags, plain: &[String], argv: Vec<OsString>) -> Result<Action> {
         (flags.json && flags.report.is_none(), "--json belongs to --show, --list, --top or --report"),
         (flags.iterations.is_some(), "--iterations belongs to --top"),
         (flags.delay.is_some(), "--delay belongs to --top"),
-        (flags.leaf && flags.parent != Some(Parent::Own), "--leaf belongs to --parent ."),
+        (flags.leaf && !matches!(flags.parent, Parent::Own | Parent::Usual), "--leaf belongs to --parent ."),
     ];
     let of_command = of_command.iter().filter(|_| argv.is_empty());
     if let Some((_, text)) = of_command.chain(&of_others).find(|(given, _)| *given) {
@@ -348,7 +357,7 @@ fn set(flags: Flags, plain: &[String], argv: Vec<OsString>) -> Result<Action> {
     }
     // In the scope, cgset is called once more, and with these.
     let scope = flags.scope && !flags.leaf;
-    if scope && flags.parent.is_some() {
+    if scope && flags.parent != Parent::Usual {
         return Err(usage("--scope puts the group below a scope: no --parent".into()));
     }
     let words = words::parse_all(rest, flags.force)?;
@@ -451,7 +460,7 @@ mod tests {
             "web --report f",
             "web --oom-exit 3",
             "web --oom-exit 256 -- ls",
-            "web --leaf",
+            "web --parent / --leaf",
             "web --parent x --leaf",
             "web --parent . --scope -- ls",
             "web ls",

@@ -17,12 +17,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn new(
-        layout: &Layout,
-        hierarchy: &Hierarchy,
-        parent: Option<&Parent>,
-        group: &Group,
-    ) -> Result<Place> {
+    pub fn new(layout: &Layout, hierarchy: &Hierarchy, parent: &Parent, group: &Group) -> Result<Place> {
         let below = layout.place(hierarchy, parent, group)?;
         Ok(Place { hierarchy: hierarchy.clone(), path: hierarchy.mount.join(below) })
     }
@@ -36,15 +31,15 @@ impl Place {
 }
 
 /// The places where the group exists now, the tracker's first.
-pub fn existing(layout: &Layout, parent: Option<&Parent>, group: &Group) -> Result<Vec<Place>> {
+pub fn existing(layout: &Layout, parent: &Parent, group: &Group) -> Result<Vec<Place>> {
     let mut places = Vec::new();
-    for hierarchy in layout.ours() {
+    for hierarchy in &layout.hierarchies {
         let place = Place::new(layout, hierarchy, parent, group)?;
         if place.path.is_dir() {
             places.push(place);
         }
     }
-    if let Some(at) = places.iter().position(|place| place.hierarchy == *layout.tracker()) {
+    if let Some(at) = places.iter().position(|place| Some(&place.hierarchy) == layout.tracker()) {
         places[..=at].rotate_right(1);
     }
     Ok(places)

@@ -3,9 +3,12 @@
 //! /proc/cgroups is not asked: it calls controllers enabled that v1 cannot mount (6.12), and later kernels
 //! leave out controllers that v2 has (7.2).
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
+use nix::unistd::geteuid;
 use unshare::fail::hint;
 
 use crate::cli::{Group, Parent};
@@ -45,9 +48,18 @@ pub struct Layout {
     /// $CGSET_ROOT: the root of a made-up host for tests, else "/".
     root: PathBuf,
     pub hierarchies: Vec<Hierarchy>,
+    /// We are not root, and the group that we run in is ours: root or systemd has given it away.
+    given: bool,
 }
 
 impl Layout {
+    /// A host with at least one tree.
+    pub fn some() -> Result<Layout> {
+        let layout = Layout::read()?;
+        if layout.hierarchies.is_empty() { Err(none_mounted()) } else { Ok(layout) }
+    }
+
+    /// A host that may have none.
     pub fn read() -> Result<Layout> {
         let root = std::env::var_os("CGSET_ROOT").filter(|root| !root.is_empty());
         let root = root.map_or(PathBuf::from("/"), PathBuf::from);
@@ -57,16 +69,21 @@ impl Layout {
             let list = files::read_or_say(&v2.mount.join("cgroup.controllers"))?;
             v2.controllers = list.split_whitespace().map(str::to_owned).collect();
         }
-        if hierarchies.is_empty() {
-            let error = anyhow!("no cgroup file system is mounted here");
-            return Err(hint(error, "mount -t cgroup2 cgroup2 /sys/fs/cgroup"));
-        }
-        Ok(Layout { root, hierarchies })
+        // A v1 tree without controllers is somebody's book-keeping (name=systemd).
+        hierarchies.retain(|h| h.v2 || !h.controllers.is_empty());
+        let mut layout = Layout { root, hierarchies, given: false };
+        layout.given = !geteuid().is_root() && layout.own_is_ours();
+        Ok(layout)
+    }
+
+    fn own_is_ours(&self) -> bool {
+        let own = self.tracker().and_then(|tracker| Some(tracker.mount.join(self.own(tracker).ok()?)));
+        own.and_then(|dir| fs::metadata(dir).ok()).is_some_and(|meta| meta.uid() == geteuid().as_raw())
     }
 
     #[cfg(test)]
     pub fn of(hierarchies: Vec<Hierarchy>) -> Layout {
-        Layout { root: "/".into(), hierarchies }
+        Layout { root: "/".into(), hierarchies, given: false }
     }
 
     /// The tree in which `controller` can be used.
@@ -92,23 +109,23 @@ impl Layout {
     /// The tree that holds every group, whatever its limits: by it members are found and killed. The v1
     /// freezer can hold a forking group still; it is preferred to a v2 tree beside it, as entering v2 from
     /// outside (nsenter) waits for all processors and entering v1 need not.
-    pub fn tracker(&self) -> &Hierarchy {
+    pub fn tracker(&self) -> Option<&Hierarchy> {
         let v2 = self.hierarchies.iter().find(|h| h.v2);
-        self.home("freezer").or(v2).unwrap_or(&self.hierarchies[0])
-    }
-
-    /// The trees in which a group of ours can have a directory.
-    pub fn ours(&self) -> impl Iterator<Item = &Hierarchy> {
-        self.hierarchies.iter().filter(|h| h.v2 || !h.controllers.is_empty())
+        self.home("freezer").or(v2).or(self.hierarchies.first())
     }
 
     /// The path of `group` in `hierarchy`, below its mount.
-    pub fn place(&self, hierarchy: &Hierarchy, parent: Option<&Parent>, group: &Group) -> Result<PathBuf> {
+    pub fn place(&self, hierarchy: &Hierarchy, parent: &Parent, group: &Group) -> Result<PathBuf> {
         Ok(match parent {
-            None => PathBuf::from(&group.0),
-            Some(Parent::Group(parent)) => Path::new(&parent.0).join(&group.0),
-            Some(Parent::Own) => self.own(hierarchy)?.join(&group.0),
+            Parent::Group(parent) => Path::new(&parent.0).join(&group.0),
+            _ if self.below_own(parent) => self.own(hierarchy)?.join(&group.0),
+            _ => PathBuf::from(&group.0),
         })
+    }
+
+    /// True where groups below `parent` are made in the group that cgset runs in.
+    pub fn below_own(&self, parent: &Parent) -> bool {
+        *parent == Parent::Own || (*parent == Parent::Usual && self.given)
     }
 
     /// The group that this process stands in; where it was moved to a leaf, the one above that.
@@ -146,6 +163,10 @@ impl Layout {
         let word = cmdline.split_whitespace().find(|word| disabled(word))?;
         Some(format!("it was switched off at boot ({word})"))
     }
+}
+
+pub fn none_mounted() -> Error {
+    hint(anyhow!("no cgroup file system is mounted here"), "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 }
 
 /// A line of /proc/PID/cgroup is "ID:controllers:path"; v2 has ID 0 and no controllers.

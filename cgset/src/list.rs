@@ -24,7 +24,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn read(layout: &Layout, parent: Option<&Parent>, name: Option<&Group>) -> Result<Node> {
+    pub fn read(layout: &Layout, parent: &Parent, name: Option<&Group>) -> Result<Node> {
         let places = match name {
             Some(name) => group::existing(layout, parent, name)?,
             None => tops(layout, parent)?,
@@ -77,13 +77,13 @@ impl Node {
     }
 }
 
-fn tops(layout: &Layout, parent: Option<&Parent>) -> Result<Vec<Place>> {
+fn tops(layout: &Layout, parent: &Parent) -> Result<Vec<Place>> {
     let mut places = Vec::new();
-    for hierarchy in layout.ours() {
+    for hierarchy in &layout.hierarchies {
         let below = match parent {
-            None => String::new().into(),
-            Some(Parent::Own) => layout.own(hierarchy)?,
-            Some(Parent::Group(group)) => group.0.clone().into(),
+            Parent::Usual | Parent::Root => String::new().into(),
+            Parent::Own => layout.own(hierarchy)?,
+            Parent::Group(group) => group.0.clone().into(),
         };
         let path = hierarchy.mount.join(below);
         if path.is_dir() {
@@ -93,7 +93,7 @@ fn tops(layout: &Layout, parent: Option<&Parent>) -> Result<Vec<Place>> {
     Ok(places)
 }
 
-pub fn list(layout: &Layout, parent: Option<&Parent>, name: Option<&Group>, as_json: bool) -> Result<()> {
+pub fn list(layout: &Layout, parent: &Parent, name: Option<&Group>, as_json: bool) -> Result<()> {
     let node = Node::read(layout, parent, name)?;
     if as_json {
         return fail::print(&format!("{:#}\n", node.json()));

@@ -61,8 +61,8 @@ fn obey(action: Action) -> Result<()> {
 }
 
 fn act_on_groups(verb: Verb, groups: &[Group], options: &Options) -> Result<()> {
-    let layout = Layout::read()?;
-    let parent = options.parent.as_ref();
+    let layout = Layout::some()?;
+    let parent = &options.parent;
     let one = |name: &Group| there_is(&layout, name, options);
     match (verb, groups) {
         (Verb::Show, [name]) => show::show(&one(name)?, name, options.json),
@@ -81,7 +81,7 @@ fn act_on_groups(verb: Verb, groups: &[Group], options: &Options) -> Result<()> 
 }
 
 fn there_is(layout: &Layout, name: &Group, options: &Options) -> Result<Vec<Place>> {
-    let places = group::existing(layout, options.parent.as_ref(), name)?;
+    let places = group::existing(layout, &options.parent, name)?;
     if places.is_empty() { Err(anyhow!("there is no group '{}'", name.0)) } else { Ok(places) }
 }
 
@@ -98,6 +98,9 @@ fn each(names: &[Group], act: impl Fn(&Group) -> Result<()>) -> Result<()> {
 
 fn set(request: &mut Request) -> Result<()> {
     let layout = Layout::read()?;
+    if layout.hierarchies.is_empty() && !request.does_without() {
+        return Err(layout::none_mounted());
+    }
     if request.scope {
         return systemd::enter_scope(&layout, request);
     }

@@ -11,14 +11,23 @@ use crate::cli::usage;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group(pub String);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Below what a group lies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Parent {
+    /// The root of each tree; for a user who was given the group that cgset runs in, that.
+    #[default]
+    Usual,
+    Root,
     Own,
     Group(Group),
 }
 
 pub fn parent(word: &str) -> Result<Parent> {
-    Ok(if word == "." { Parent::Own } else { Parent::Group(group(word)?) })
+    Ok(match word {
+        "/" => Parent::Root,
+        "." => Parent::Own,
+        name => Parent::Group(group(name)?),
+    })
 }
 
 /// Beginnings of the names of control files; a directory of such a name would shadow the file of a

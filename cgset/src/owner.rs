@@ -46,7 +46,7 @@ pub fn mark(dir: &Path, me: Option<&String>, level: bool) {
 }
 
 fn unmark(layout: &Layout, request: &Request) -> Result<()> {
-    for place in group::existing(layout, request.parent.as_ref(), &request.group)? {
+    for place in group::existing(layout, &request.parent, &request.group)? {
         let _ = NAMES.iter().any(|name| sys::remove_xattr(&place.path, name).is_ok());
     }
     Ok(())
@@ -88,20 +88,21 @@ fn owner(mark: Option<&str>) -> Owner {
 /// Clears what a killed run of the same name left; refuses to enter what another run will tear down.
 pub fn settle(layout: &Layout, request: &Request) -> Result<()> {
     let name = &request.group.0;
-    let place = Place::new(layout, layout.tracker(), request.parent.as_ref(), &request.group)?;
+    let Some(tracker) = layout.tracker() else { return Ok(()) };
+    let place = Place::new(layout, tracker, &request.parent, &request.group)?;
     let mark = read_mark(&place.path);
     let level = mark.as_ref().is_some_and(|mark| mark.ends_with(LEVEL));
     match owner(mark.as_deref()) {
         // Groups of others may lie below a level: it goes only when it is empty.
         Owner::Gone if request.runs() && level => {
-            let places = group::existing(layout, request.parent.as_ref(), &request.group)?;
+            let places = group::existing(layout, &request.parent, &request.group)?;
             rmdir_all(&places);
             Ok(())
         }
         Owner::Gone if request.runs() => {
-            let places = group::existing(layout, request.parent.as_ref(), &request.group)?;
+            let places = group::existing(layout, &request.parent, &request.group)?;
             remove::remove(layout, &places, name)?;
-            sweep_levels(layout, request.parent.as_ref(), &request.group)
+            sweep_levels(layout, &request.parent, &request.group)
         }
         // Set from outside, it is the caller's from now on: no run removes it any more.
         Owner::Gone => unmark(layout, request),
@@ -132,7 +133,7 @@ fn rmdir_all(places: &[Place]) -> bool {
 }
 
 /// Removes the empty levels above a group that a killed run has left.
-pub fn sweep_levels(layout: &Layout, parent: Option<&Parent>, group: &Group) -> Result<()> {
+pub fn sweep_levels(layout: &Layout, parent: &Parent, group: &Group) -> Result<()> {
     let mut name = group.0.as_str();
     while let Some((above, _)) = name.rsplit_once('/') {
         name = above;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Error, Result, anyhow, bail};
 use unshare::fail::hint;
 
-use crate::cli::{Parent, Request};
+use crate::cli::{Parent, Request, usage};
 use crate::files;
 use crate::group::{self, Place};
 use crate::layout::{Hierarchy, LEAF, Layout};
@@ -99,7 +99,7 @@ pub fn parse_limit(text: &str) -> Option<u64> {
 }
 
 pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
-    let parent = request.parent.as_ref();
+    let parent = &request.parent;
     let words = offered(layout, &request.words)?;
     let existing = group::existing(layout, parent, &request.group)?;
     let mut plan = Plan {
@@ -109,18 +109,21 @@ pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
         as_unit: as_unit(layout, &words, request.runs()),
         notes: notes(layout, &words),
     };
-    if let Some(Parent::Group(above)) = parent {
-        if group::existing(layout, None, above)?.is_empty() {
+    if let Parent::Group(above) = parent {
+        if group::existing(layout, &Parent::Root, above)?.is_empty() {
             bail!("there is no group '{}' to put '{}' below", above.0, request.group.0);
         }
+    }
+    if request.leaf && !layout.below_own(parent) {
+        return Err(usage("--leaf belongs to --parent .".into()));
     }
     // Time used is counted by a tree of its own on v1.
     let counted = |h: &Hierarchy| request.wants_time() && h.has("cpuacct");
     let needed = |h: &Hierarchy| words.iter().any(|w| h.takes(w)) || counted(h);
-    let others = layout.ours().filter(|h| *h != layout.tracker());
-    for hierarchy in [layout.tracker()].into_iter().chain(others) {
+    let others = layout.hierarchies.iter().filter(|h| Some(*h) != layout.tracker());
+    for hierarchy in layout.tracker().into_iter().chain(others) {
         let exists = existing.iter().any(|p| p.hierarchy == *hierarchy);
-        if exists || needed(hierarchy) || hierarchy == layout.tracker() {
+        if exists || needed(hierarchy) || Some(hierarchy) == layout.tracker() {
             let place = Place::new(layout, hierarchy, parent, &request.group)?;
             if request.leaf && hierarchy.v2 {
                 leaf(&mut plan, hierarchy, &layout.own(hierarchy)?);

@@ -30,7 +30,7 @@ const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 /// One of those named; its script when nothing is to be done.
 pub fn remove_named(
     layout: &Layout,
-    parent: Option<&Parent>,
+    parent: &Parent,
     name: &Group,
     verbose: bool,
     dry_run: bool,

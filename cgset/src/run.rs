@@ -69,7 +69,7 @@ pub fn run(
     let (made, undo) = if ran { (done.keep(), None) } else { (Vec::new(), Some(done)) };
     let status = status?;
     // A limit that was set meanwhile may have brought a tree more.
-    let places = group::existing(layout, request.parent.as_ref(), &request.group)?;
+    let places = group::existing(layout, &request.parent, &request.group)?;
     let end = End { status, wall, kills: counters::oom_kills(&places).saturating_sub(kills_before) };
     if ran {
         tell_kills(&places, request, end.kills);
@@ -95,7 +95,7 @@ fn tidy(layout: &Layout, places: &[Place], request: &Request, made: &[PathBuf]) 
         // Gone with the group, or somebody has put another group there by now.
         let _ = files::rmdir(above);
     }
-    let _ = owner::sweep_levels(layout, request.parent.as_ref(), &request.group);
+    let _ = owner::sweep_levels(layout, &request.parent, &request.group);
 }
 
 fn tell_kills(places: &[Place], request: &Request, kills: u64) {

@@ -47,7 +47,7 @@ struct Record {
     write: Option<u64>,
 }
 
-pub fn top(layout: &Layout, parent: Option<&Parent>, name: Option<&Group>, options: &Options) -> Result<()> {
+pub fn top(layout: &Layout, parent: &Parent, name: Option<&Group>, options: &Options) -> Result<()> {
     let live = stdout().is_terminal();
     let delay = options.delay.unwrap_or(Duration::from_secs(1));
     let most = options.iterations.unwrap_or(if live { u64::MAX } else { 1 });

@@ -249,7 +249,9 @@ a_host_without_groups_is_told_so() {
 	cgset m mem=50M 2>/tmp/err
 	status=$?
 	cat /tmp/err
-	[ "$status" = 1 ] && grep -q 'no cgroup file system is mounted' /tmp/err
+	[ "$status" = 1 ] && grep -q 'no cgroup file system is mounted' /tmp/err || return
+	cgset m 'mem=50M?' -- sh -c 'exit 7'
+	[ $? = 7 ]
 }
 
 main() {
