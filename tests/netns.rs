@@ -1057,6 +1057,33 @@ fn a_card_moves_to_the_switch_and_back_with_all_it_has() {
 
 #[test]
 #[ignore = "needs root: tests/run"]
+fn neighbours_learn_the_new_mac_of_an_address() {
+    net(r#"
+        netns add a b
+        netns switch add br0 --address 10.0.0.254/24 --address fd00::fe/64
+        netns link b:eth0 br0 10.0.0.2/24 fd00::2/64 --no-check
+        mac() { netns exec a cat /sys/class/net/eth0/address; }
+        # b and the host hold an entry that they have no reason to doubt.
+        believe() { netns exec b ip neigh replace $1 lladdr $2 dev eth0 nud reachable; ip neigh replace $1 lladdr $2 dev br0 nud reachable; }
+        believes() { netns exec b ip neigh show $1 dev eth0 | grep -qF " lladdr $2 " && ip neigh show $1 dev br0 | grep -qF " lladdr $2 "; }
+        for check in --no-check "--check 20"; do
+            for address in 10.0.0.1 fd00::1; do believe $address 02:00:00:00:00:99; done
+            netns link a:eth0 br0 10.0.0.1/24 fd00::1/64 $check
+            for address in 10.0.0.1 fd00::1; do
+                end=$(($(cut -d. -f1 /proc/uptime) + 10))
+                until believes $address $(mac); do
+                    test $(cut -d. -f1 /proc/uptime) -lt $end || { ip neigh >&2; netns exec b ip neigh >&2; exit 9; }
+                done
+            done
+            same "$(netns exec a cat /proc/sys/net/ipv4/conf/eth0/arp_notify /proc/sys/net/ipv6/conf/eth0/ndisc_notify | xargs)" "0 0"
+            netns unlink a:eth0
+        done
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
 fn a_card_can_be_shared_without_a_switch() {
     net(r#"
         netns add lan a b

@@ -1,6 +1,7 @@
 //! netns: named network namespaces, and the links, switches and addresses that make them a network.
 
 mod address;
+mod announce;
 mod apply;
 mod cli;
 mod delete;

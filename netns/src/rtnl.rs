@@ -1,25 +1,29 @@
-//! rtnl: the dozen messages of rtnetlink(7) that a link is made of, and what a link looks like.
+//! rtnl: the messages of rtnetlink(7) that make and change devices; below `rtnl`, what devices look like
+//! (link) and their addresses and routes (address).
 
-use std::net::IpAddr;
+mod address;
+mod link;
+
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
+use nix::errno::Errno;
 
-use crate::address::{Cidr, Mac, octets};
+use crate::address::Mac;
 use crate::netlink::{
-    Attributes, Message, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Socket, string, u16_at, u32_at,
+    Attributes, Message, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Socket, errno, u16_at, u32_at,
 };
+use crate::sys;
+pub use address::{
+    addresses, delete_address, gateways, new_address, new_default_route, parse_address, parse_ip,
+};
+pub use link::{Link, PortState, all_links, find_index, find_link, get_link, gone};
 
 // linux/rtnetlink.h
 pub const RTM_NEWLINK: u16 = 16;
 pub const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_GETROUTE: u16 = 26;
 const RTM_GETNSID: u16 = 90;
 
 // linux/if_link.h
@@ -37,7 +41,6 @@ const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
-const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
@@ -50,20 +53,8 @@ const BRIDGE_VLAN_INFO_PVID: u16 = 2;
 const BRIDGE_VLAN_INFO_UNTAGGED: u16 = 4;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const MACVLAN_MODE_BRIDGE: u32 = 4;
-const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 const RTEXT_FILTER_BRVLAN: u32 = 2;
-const RTEXT_FILTER_SKIP_STATS: u32 = 8;
-
-// linux/if_addr.h
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_BROADCAST: u16 = 4;
-const IFA_F_NODAD: u8 = 2;
-
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_TABLE: u16 = 15;
 
 // linux/net_namespace.h
 const NETNSA_NSID: u16 = 1;
@@ -72,100 +63,6 @@ const NETNSA_FD: u16 = 3;
 const UP: u32 = libc::IFF_UP as u32;
 const PROMISC: u32 = libc::IFF_PROMISC as u32;
 
-/// An interface as the kernel describes it.
-#[derive(Clone, Debug)]
-pub struct Link {
-    pub index: u32,
-    pub name: String,
-    pub up: bool,
-    pub promisc: bool,
-    pub loopback: bool,
-    pub kind: String,
-    pub alias: String,
-    pub mac: Vec<u8>,
-    pub mtu: u32,
-    pub master: Option<u32>,
-    /// The other end of a veth, by its index over there; what a macvlan sits on.
-    pub peer: Option<u32>,
-    /// By which number this network namespace knows the one of the other end, if that is another.
-    pub peer_ns: Option<i32>,
-    /// As a port of a bridge.
-    pub port: Option<PortState>,
-    /// As a port of a bridge: whether frames go back where they came from.
-    pub hairpin: bool,
-    /// As a bridge: whether it keeps VLANs apart.
-    pub vlan_filtering: bool,
-}
-
-/// linux/if_bridge.h, BR_STATE_*.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortState {
-    /// No carrier yet, or switched off.
-    Disabled,
-    Forwarding,
-    /// The spanning tree protocol has not decided.
-    Undecided,
-}
-
-impl Link {
-    pub fn parse(payload: &[u8]) -> Option<Link> {
-        let mut link = Link {
-            index: u32_at(payload, 4)?,
-            name: String::new(),
-            up: u32_at(payload, 8)? & UP != 0,
-            promisc: u32_at(payload, 8)? & PROMISC != 0,
-            loopback: u32_at(payload, 8)? & libc::IFF_LOOPBACK as u32 != 0,
-            kind: String::new(),
-            alias: String::new(),
-            mac: Vec::new(),
-            mtu: 0,
-            master: None,
-            peer: None,
-            peer_ns: None,
-            port: None,
-            hairpin: false,
-            vlan_filtering: false,
-        };
-        for (attribute, value) in Attributes(payload.get(16..)?) {
-            match attribute {
-                IFLA_IFNAME => link.name = string(value),
-                IFLA_IFALIAS => link.alias = string(value),
-                IFLA_ADDRESS => link.mac = value.to_vec(),
-                IFLA_MTU => link.mtu = u32_at(value, 0)?,
-                IFLA_MASTER => link.master = u32_at(value, 0),
-                IFLA_LINK => link.peer = u32_at(value, 0),
-                IFLA_LINK_NETNSID => link.peer_ns = u32_at(value, 0).map(|id| id as i32),
-                IFLA_LINKINFO => link.parse_info(value),
-                _ => {}
-            }
-        }
-        Some(link)
-    }
-
-    fn parse_info(&mut self, info: &[u8]) {
-        for (attribute, value) in Attributes(info) {
-            match attribute {
-                IFLA_INFO_KIND => self.kind = string(value),
-                IFLA_INFO_DATA if self.kind == "bridge" => {
-                    let filtering = Attributes(value).find(|(kind, _)| *kind == IFLA_BR_VLAN_FILTERING);
-                    self.vlan_filtering = filtering.is_some_and(|(_, on)| on.first() == Some(&1));
-                }
-                IFLA_INFO_SLAVE_DATA => {
-                    let hairpin = Attributes(value).find(|(kind, _)| *kind == IFLA_BRPORT_MODE);
-                    self.hairpin = hairpin.is_some_and(|(_, on)| on.first() == Some(&1));
-                    let state = Attributes(value).find(|(kind, _)| *kind == IFLA_BRPORT_STATE);
-                    self.port = state.and_then(|(_, state)| state.first()).map(|state| match state {
-                        3 => PortState::Forwarding,
-                        1 | 2 => PortState::Undecided,
-                        _ => PortState::Disabled,
-                    });
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
 /// struct ifinfomsg.
 fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut fixed = [0; 16];
@@ -173,39 +70,6 @@ fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
     fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
     fixed[12..16].copy_from_slice(&change.to_ne_bytes());
     fixed
-}
-
-pub fn get_link(name: &str) -> Message {
-    Message::new(format!("find '{name}'"), RTM_GETLINK, 0, &ifinfo(0, 0, 0))
-        .put_str(IFLA_IFNAME, name)
-        .put_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-}
-
-/// The link of that name, or None where there is none.
-pub fn find_link(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
-    found(socket.ask(get_link(name)))
-}
-
-pub fn find_index(socket: &mut Socket, index: u32) -> Result<Option<Link>> {
-    let message = Message::new(format!("find interface {index}"), RTM_GETLINK, 0, &ifinfo(index, 0, 0));
-    found(socket.ask(message.put_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)))
-}
-
-/// Reads the answer to `get_link`.
-pub fn found(answer: Result<Option<Vec<u8>>>) -> Result<Option<Link>> {
-    match answer {
-        Ok(payload) => Ok(payload.as_deref().and_then(Link::parse)),
-        Err(error) if crate::netlink::errno(&error) == Some(nix::errno::Errno::ENODEV) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-pub fn all_links(socket: &mut Socket) -> Result<Vec<Link>> {
-    let message = Message::new("list the links", RTM_GETLINK, NLM_F_DUMP, &ifinfo(0, 0, 0))
-        .put_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
-    let mut links = Vec::new();
-    socket.dump(message, |payload| links.extend(Link::parse(payload)))?;
-    Ok(links)
 }
 
 /// The two ends of a pair.
@@ -428,7 +292,7 @@ pub fn delete_link(name: &str) -> Message {
 /// Removes many devices at once: the kernel waits about 20 ms for each that is removed alone, and once for a
 /// whole group. A device that is gone already is no error.
 pub fn delete_links(socket: &mut Socket, names: &[String]) -> Result<()> {
-    let gone = |error: &anyhow::Error| crate::netlink::errno(error) == Some(nix::errno::Errno::ENODEV);
+    let gone = |error: &Error| errno(error) == Some(Errno::ENODEV);
     if let [name] = names {
         return socket.tell(vec![delete_link(name)]).or_else(|e| if gone(&e) { Ok(()) } else { Err(e) });
     }
@@ -436,7 +300,7 @@ pub fn delete_links(socket: &mut Socket, names: &[String]) -> Result<()> {
         return Ok(());
     }
     // Drawn by chance from two thousand million: no device is in it but these.
-    let group = u32::from_ne_bytes(crate::sys::random::<4>().context("cannot draw a number")?) | 0x8000_0000;
+    let group = u32::from_ne_bytes(sys::random::<4>().context("cannot draw a number")?) | 0x8000_0000;
     for some in names.chunks(16) {
         let into = |name: &String| {
             let what = format!("mark '{name}'");
@@ -453,99 +317,6 @@ pub fn delete_links(socket: &mut Socket, names: &[String]) -> Result<()> {
     socket.tell(vec![message]).or_else(|e| if gone(&e) { Ok(()) } else { Err(e) })
 }
 
-fn family(address: IpAddr) -> u8 {
-    if address.is_ipv4() { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
-}
-
-pub fn new_address(index: u32, cidr: &Cidr) -> Message {
-    address(format!("give '{cidr}'"), RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, index, cidr)
-}
-
-pub fn delete_address(index: u32, cidr: &Cidr) -> Message {
-    address(format!("take '{cidr}' away"), RTM_DELADDR, 0, index, cidr)
-}
-
-/// The kernel's own duplicate detection for IPv6 is left out: the address could not be used for a second,
-/// and `probe` has asked already.
-fn address(what: String, kind: u16, flags: u16, index: u32, cidr: &Cidr) -> Message {
-    let nodad = if cidr.address.is_ipv6() { IFA_F_NODAD } else { 0 };
-    let mut fixed = [family(cidr.address), cidr.prefix, nodad, 0, 0, 0, 0, 0];
-    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    let octets_ = octets(cidr.address);
-    let message = Message::new(what, kind, flags, &fixed).put(IFA_LOCAL, &octets_).put(IFA_ADDRESS, &octets_);
-    match cidr.broadcast() {
-        Some(broadcast) => message.put(IFA_BROADCAST, &octets(broadcast)),
-        None => message,
-    }
-}
-
-/// The addresses of one interface; those that IPv6 makes by itself (fe80::) are left out.
-pub fn addresses(socket: &mut Socket, index: u32) -> Result<Vec<Cidr>> {
-    let mut fixed = [0; 8];
-    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    let mut list = Vec::new();
-    socket.dump(Message::new("list the addresses", RTM_GETADDR, NLM_F_DUMP, &fixed), |payload| {
-        // Before 4.20 the kernel lists the addresses of all interfaces.
-        if u32_at(payload, 4) == Some(index) {
-            list.extend(parse_address(payload));
-        }
-    })?;
-    list.sort();
-    Ok(list)
-}
-
-pub fn parse_address(payload: &[u8]) -> Option<Cidr> {
-    let prefix = *payload.get(1)?;
-    let attributes = || Attributes(payload.get(8..).unwrap_or(&[]));
-    // IPv6 has the address in IFA_ADDRESS, IPv4 in IFA_LOCAL where the two differ.
-    let value = attributes().find(|(kind, _)| *kind == IFA_LOCAL);
-    let (_, value) = value.or_else(|| attributes().find(|(kind, _)| *kind == IFA_ADDRESS))?;
-    let address = parse_ip(value)?;
-    let own = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    (!own).then_some(Cidr { address, prefix })
-}
-
-pub fn parse_ip(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
-        _ => None,
-    }
-}
-
-// struct rtmsg
-fn rtmsg(family: u8) -> [u8; 12] {
-    const RT_TABLE_MAIN: u8 = 254;
-    const RTPROT_STATIC: u8 = 4;
-    const RTN_UNICAST: u8 = 1;
-    [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST, 0, 0, 0, 0]
-}
-
-pub fn new_default_route(index: u32, gateway: IpAddr) -> Message {
-    let what = format!("set the gateway '{gateway}'");
-    Message::new(what, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &rtmsg(family(gateway)))
-        .put(RTA_GATEWAY, &octets(gateway))
-        .put_u32(RTA_OIF, index)
-}
-
-/// The gateways of the default routes over one interface.
-pub fn gateways(socket: &mut Socket, index: u32) -> Result<Vec<IpAddr>> {
-    let mut list = Vec::new();
-    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        let mut fixed = [0; 12];
-        fixed[0] = family;
-        let message = Message::new("list the routes", RTM_GETROUTE, NLM_F_DUMP, &fixed);
-        socket.dump(message.put_u32(RTA_TABLE, 254), |payload| {
-            let attributes = || Attributes(payload.get(12..).unwrap_or(&[]));
-            let over = attributes().any(|(kind, value)| kind == RTA_OIF && u32_at(value, 0) == Some(index));
-            if over && payload.get(1) == Some(&0) {
-                list.extend(attributes().filter(|(k, _)| *k == RTA_GATEWAY).filter_map(|(_, v)| parse_ip(v)));
-            }
-        })?;
-    }
-    Ok(list)
-}
-
 /// The number by which this network namespace knows another; None where it knows it by none.
 pub fn namespace_id(socket: &mut Socket, namespace: BorrowedFd<'_>) -> Result<Option<i32>> {
     let message = Message::new("ask for the namespace's number", RTM_GETNSID, 0, &[0; 4])
@@ -560,11 +331,4 @@ pub fn namespace_id(socket: &mut Socket, namespace: BorrowedFd<'_>) -> Result<Op
 pub fn namespace_lives(socket: &mut Socket, id: i32) -> bool {
     let message = Message::new("ask for a namespace", RTM_GETNSID, 0, &[0; 4]);
     socket.ask(message.put_u32(NETNSA_NSID, id as u32)).is_ok()
-}
-
-/// The link that a notification says is gone. A bridge tells of ports that leave it in the same words, but
-/// under its own family.
-pub fn gone(kind: u16, payload: &[u8]) -> Option<u32> {
-    let device = u16_at(payload, 0)? as u8 == libc::AF_UNSPEC as u8;
-    (kind == RTM_DELLINK && device).then(|| u32_at(payload, 4)).flatten()
 }

@@ -3,7 +3,7 @@
 //!   outside, one message each  the pair: outer end up and on the switch, inner end born in the namespace
 //!   inside, one batch each     lo up, inner end up
 //!   probe, all at once         does anybody answer for the addresses?
-//!   inside, one batch each     addresses, default routes, rate
+//!   inside, one batch each     addresses, default routes, rate; the neighbours are told
 //!   outside, one message each  the outer end's alias "netns:TARGET:IFNAME": from here on the link is whole
 
 use std::net::IpAddr;
@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use unshare::fail::hint;
 
 use crate::address::{Cidr, Mac, format_mac};
+use crate::announce::announce;
 use crate::link::{Leftover, LinkSpec, Onto};
 use crate::machine::{Machine, Undo};
 use crate::netlink::{Message, Socket, errno};
@@ -75,10 +76,12 @@ pub fn make(machine: &mut Machine, jobs: &[Job<'_>]) -> Result<Vec<Cidr>> {
     check(machine, jobs, &inner)?;
     let mut chosen = Vec::new();
     for (job, inner) in jobs.iter().zip(&inner) {
-        if job.spec.next_free {
-            chosen.extend(free_addresses(machine, job, inner).with_context(|| job.failed())?);
-        }
-        settle(machine, job, inner).with_context(|| job.failed())?;
+        let free = match job.spec.next_free {
+            true => free_addresses(machine, job, inner).with_context(|| job.failed())?,
+            false => Vec::new(),
+        };
+        settle(machine, job, inner, &free).with_context(|| job.failed())?;
+        chosen.extend(free);
     }
     machine.signals.check()?;
     for some in jobs.chunks(BATCH) {
@@ -261,8 +264,8 @@ fn free_addresses(machine: &mut Machine, job: &Job<'_>, inner: &Link) -> Result<
     Ok(chosen)
 }
 
-/// Addresses, routes and limits.
-fn settle(machine: &mut Machine, job: &Job<'_>, inner: &Link) -> Result<()> {
+/// Addresses but for the `chosen`, which are given already; routes and limits.
+fn settle(machine: &mut Machine, job: &Job<'_>, inner: &Link, chosen: &[Cidr]) -> Result<()> {
     let LinkSpec { end, onto, addresses, gateways, rate, .. } = job.spec;
     let mut batch: Vec<_> = addresses.iter().map(|cidr| rtnl::new_address(inner.index, cidr)).collect();
     batch.extend(gateways.iter().map(|gateway| rtnl::new_default_route(inner.index, *gateway)));
@@ -271,6 +274,11 @@ fn settle(machine: &mut Machine, job: &Job<'_>, inner: &Link) -> Result<()> {
         batch.push(rtnl::set_alias(&end.ifname, &end.alias()));
     }
     machine.inside(job.space).tell(batch)?;
+    // On a new switch nobody has talked to anybody.
+    if !job.alone {
+        let addresses: Vec<IpAddr> = addresses.iter().chain(chosen).map(|cidr| cidr.address).collect();
+        announce(machine, job.space, inner, &addresses)?;
+    }
     let Some(rate) = *rate else { return Ok(()) };
     machine.inside(job.space).tell(vec![rate::limit(inner.index, rate)]).map_err(rate::explain)?;
     match inner.peer.filter(|_| !shared) {
