@@ -72,6 +72,38 @@ a_units_group_is_told() {
 	[ $status = 0 ] && grep -q 'hint: systemctl set-property --runtime own-test.service' /tmp/err
 }
 
+# user_manager - a systemd of user daemon's own, as a login starts one
+user_manager() {
+	systemd-run --quiet --unit=manager --property=User=daemon --property=Type=notify --property=Delegate=yes \
+		--property=RuntimeDirectory=manager --setenv=XDG_RUNTIME_DIR=/run/manager /lib/systemd/systemd --user
+}
+
+# as_user COMMAND... - by user daemon, from outside of that manager's groups
+as_user() {
+	setpriv --reuid daemon --regid daemon --init-groups env XDG_RUNTIME_DIR=/run/manager "$@"
+}
+
+a_users_scope_is_his_managers() {
+	user_manager || return
+	as_user cgset --scope --oom-exit 9 job mem=40M procs=30 -- \
+		sh -c 'cat /proc/self/cgroup; dd if=/dev/zero of=/dev/null bs=90M count=1; exit 0' >/tmp/inside 2>/tmp/err
+	status=$?
+	cat /tmp/inside /tmp/err
+	[ $status = 9 ] && grep -Eq '^0::/system.slice/manager.service/.*\.scope/job$' /tmp/inside || return
+	grep -q 'cgset: job: out of memory: limit 40M' /tmp/err || return
+	# What he starts in a group of his manager needs no scope: that group is his.
+	as_user systemd-run --user --quiet --wait --pipe --property=Delegate=yes \
+		cgset --leaf sub mem=40M -- cat /proc/self/cgroup >/tmp/inside 2>&1
+	status=$?
+	cat /tmp/inside
+	[ $status = 0 ] && grep -Eq '^0::/system.slice/manager.service/.*\.service/sub$' /tmp/inside || return
+	as_user cgset other mem=40M 2>/tmp/err
+	status=$?
+	cat /tmp/err
+	systemctl stop manager
+	[ $status = 1 ] && grep -q 'hint: run it as root' /tmp/err
+}
+
 # start_systemd - as process 1 of a container; its one unit is this script again.
 start_systemd() {
 	root=/run/all
@@ -126,6 +158,7 @@ main() {
 	promise 'no scope stays' no_scope_stays
 	promise 'the warning knows delegation' the_warning_knows_delegation
 	promise "a unit's group is told" a_units_group_is_told
+	promise "a user's scope is his manager's" a_users_scope_is_his_managers
 	return "$broken"
 }
 
