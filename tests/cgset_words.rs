@@ -40,6 +40,7 @@ fn every_word_has_its_file_on_v2() {
         "min=1M",
         "oomgroup=1",
         "weight=50",
+        "ioweight=2500",
         "cpus=0-1",
         "mems=max",
         "read=8:1:10M",
@@ -56,6 +57,9 @@ echo 20971520 > /sys/fs/cgroup/web/memory.low
 echo 1048576 > /sys/fs/cgroup/web/memory.min
 echo 1 > /sys/fs/cgroup/web/memory.oom.group
 echo 50 > /sys/fs/cgroup/web/cpu.weight
+test -e /sys/fs/cgroup/web/io.weight || test -e /sys/fs/cgroup/web/io.bfq.weight
+! test -e /sys/fs/cgroup/web/io.weight || echo 'default 2500' > /sys/fs/cgroup/web/io.weight
+! test -e /sys/fs/cgroup/web/io.bfq.weight || echo 'default 1000' > /sys/fs/cgroup/web/io.bfq.weight
 echo 0-1 > /sys/fs/cgroup/web/cpuset.cpus
 echo '' > /sys/fs/cgroup/web/cpuset.mems
 echo 8:0 rbps=10485760 > /sys/fs/cgroup/web/io.max
@@ -84,7 +88,15 @@ fn every_word_that_v1_knows_has_its_file_there() {
     // Made by somebody who did not fill it.
     host.write("cg/cpu/farm/cpuset.cpus", "\n");
     host.write("cg/cpu/farm/cpuset.mems", "0\n");
-    let words = ["farm/web", "swappiness=10", "weight=250", "cpus=1", "read=8:1:10M", "wiops=8:0:none"];
+    let words = [
+        "farm/web",
+        "swappiness=10",
+        "weight=250",
+        "ioweight=60?",
+        "cpus=1",
+        "read=8:1:10M",
+        "wiops=8:0:none",
+    ];
     let want = "\
 cat /cg/cpu/cpuset.cpus > /cg/cpu/farm/cpuset.cpus
 mkdir /cg/cpu/farm/web
@@ -97,6 +109,8 @@ mkdir /cg/io/farm/web
 echo 2560 > /cg/cpu/farm/web/cpu.shares
 echo 1 > /cg/cpu/farm/web/cpuset.cpus
 echo 10 > /cg/mem/farm/web/memory.swappiness
+! test -e /cg/io/farm/web/blkio.bfq.weight || echo 60 > /cg/io/farm/web/blkio.bfq.weight
+! test -e /cg/io/farm/web/blkio.weight || echo 300 > /cg/io/farm/web/blkio.weight
 echo '8:0 10485760' > /cg/io/farm/web/blkio.throttle.read_bps_device
 echo '8:0 0' > /cg/io/farm/web/blkio.throttle.write_iops_device
 ";
@@ -153,6 +167,12 @@ fn a_file_of_the_other_version_is_answered_with_the_word_for_both() {
     ] {
         host.cgset(&["web", word]).ended_with(1).said(hinted);
     }
+    host.cgset(&["web", "ioweight=50"]).ended_with(1).said("hint: modprobe bfq");
+    host.cgset(&["web", "ioweight=50?"]).ended_with(0);
+    host.write("sys/fs/cgroup/web/io.bfq.weight", "default 100\n8:0 300\n");
+    host.cgset(&["web", "ioweight=50"]).ended_with(0);
+    assert_eq!(host.read("sys/fs/cgroup/web/io.bfq.weight"), "default 50");
+    assert!(host.cgset(&["--show", "web"]).ended_with(0).out.contains("ioweight=50\n"));
     host.cgset(&["web", "memory.nosuch=5?", "blkio.weight=500?"]).ended_with(0);
 }
 

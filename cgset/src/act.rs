@@ -86,6 +86,7 @@ pub fn act(layout: &Layout, plan: &Plan, request: &Request) -> Result<Undo> {
             Step::Inherit(file) => inherit(file, &mut undo)?,
             Step::Enable { level, controller } => enable(level, controller, &mut undo)?,
             Step::MakeRoom { dir, bytes } => make_room(dir, *bytes)?,
+            Step::NeedOne(files) => need_one(files)?,
             Step::Write { file, optional: true, .. } if !file.exists() => {}
             Step::Write { file, value, check, .. } => {
                 let old = set(file, value, check)?;
@@ -193,6 +194,18 @@ fn make_room(dir: &Path, bytes: u64) -> Result<()> {
     let error =
         anyhow!("'{}' uses {}, more than the new limit of {}", dir.display(), human(after), human(bytes));
     Err(hint(error, "stop something in it first, or --force: the kernel will then kill"))
+}
+
+fn need_one(files: &[PathBuf]) -> Result<()> {
+    if files.iter().any(|file| file.exists()) {
+        return Ok(());
+    }
+    let names: Vec<String> = files.iter().map(|file| format!("'{}'", file.display())).collect();
+    let error = anyhow!("there is neither {}", names.join(" nor "));
+    Err(hint(
+        error,
+        "modprobe bfq, the scheduler of disks that keeps weights; or a ? at the end of the value",
+    ))
 }
 
 /// Writes one value and reads it back; gives what to write to have the value before.

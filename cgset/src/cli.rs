@@ -30,6 +30,7 @@ Words (max, none or -1 lifts a limit; a ? at the end: skip if not offered here):
   procs=200           processes and threads
   cpu=1.5             processor time: 1.5 or 150% is one and a half processors
   weight=100          share of processor time, 1 to 10000
+  ioweight=100        share of the disks: likewise
   cpus=0-1 mems=0     which processors and memory nodes
   read=DISK:10M       bytes a second from a disk: /dev/sda, 8:0, or a directory
   write=  riops=  wiops=      likewise: bytes written, operations

@@ -169,6 +169,13 @@ pub fn setting(places: &[Place], controller: &str, file: &str) -> Option<String>
     Some(dir.text(file)?.trim().to_owned())
 }
 
+/// The weight for disks, where it is kept: "default 100", lines of devices below it; v1 has the number alone.
+pub fn io_weight(places: &[Place]) -> Option<String> {
+    let kept = [("io", "io.weight"), ("io", "io.bfq.weight"), ("blkio", "blkio.bfq.weight")];
+    let text = kept.iter().find_map(|(controller, file)| setting(places, controller, file))?;
+    Some(files::first(text.trim_start_matches("default ")).to_owned())
+}
+
 /// The limits of devices: the word, the device, and the limit a second.
 pub fn devices(places: &[Place]) -> Vec<(&'static str, String, u64)> {
     let mut all = Vec::new();

@@ -41,6 +41,7 @@ impl Rules<'_> {
                 Knob::Procs => steps.push(self.exact(word, "pids.max", number(&word.amount, "max"))),
                 Knob::Cpu => steps.push(self.processors(word)),
                 Knob::Weight => steps.push(self.weight(word)),
+                Knob::IoWeight => steps.extend(self.io_weight(word)),
                 Knob::Cpus => steps.extend(self.cpuset(word, "cpuset.cpus")?),
                 Knob::Mems => steps.extend(self.cpuset(word, "cpuset.mems")?),
                 Knob::Read | Knob::Write | Knob::Riops | Knob::Wiops => steps.push(self.device(word)?),
@@ -187,6 +188,29 @@ impl Rules<'_> {
             }
             _ => self.exact(word, "cpu.weight", number(&word.amount, "")),
         }
+    }
+
+    /// Who keeps weights of disks depends on the kernel and on the scheduler of each disk, so all that are there
+    /// are told. Usual are 100 of 10000 (io.cost), 100 of 1000 (BFQ), 500 of 1000 (CFQ, before Linux 5.0).
+    fn io_weight(&self, word: &Word) -> Vec<Step> {
+        let Amount::Exact(weight) = word.amount else { return Vec::new() };
+        let bfq = weight.min(1000);
+        let files = match self.v2() {
+            true => [("io.weight", format!("default {weight}")), ("io.bfq.weight", format!("default {bfq}"))],
+            false => {
+                let cfq = (weight * 5).clamp(10, 1000);
+                [("blkio.bfq.weight", bfq.to_string()), ("blkio.weight", cfq.to_string())]
+            }
+        };
+        let paths = files.iter().map(|(name, _)| self.place.path.join(name)).collect();
+        let need = (!word.optional).then_some(Step::NeedOne(paths));
+        let write = |(name, value): (&str, String)| Step::Write {
+            file: self.place.path.join(name),
+            check: Check::Text(value.clone()),
+            value,
+            optional: true,
+        };
+        need.into_iter().chain(files.into_iter().map(write)).collect()
     }
 
     /// "max" is all that the group above has: on v2 an empty list says so, on v1 a copy of its list does.

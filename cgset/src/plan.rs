@@ -36,6 +36,8 @@ pub enum Step {
         dir: PathBuf,
         bytes: u64,
     },
+    /// One of these files must be there, of which each is written if it is.
+    NeedOne(Vec<PathBuf>),
     Write {
         file: PathBuf,
         value: String,

@@ -48,6 +48,10 @@ impl Step {
             Step::MakeRoom { dir, bytes } => {
                 format!("test \"$(cat {})\" -le {bytes}\n", quote_path(&dir.join("memory.current")))
             }
+            Step::NeedOne(files) => {
+                let tests: Vec<String> = files.iter().map(|f| format!("test -e {}", quote_path(f))).collect();
+                tests.join(" || ") + "\n"
+            }
             Step::Write { file, value, optional: false, .. } => echo(value, file),
             Step::Write { file, value, .. } => {
                 format!("! test -e {} || {}", quote_path(file), echo(value, file))

@@ -131,6 +131,7 @@ fn lesser(places: &[Place]) -> Vec<Setting> {
         ("swappiness", setting("memory", "memory.swappiness"), "60"),
         ("oomgroup", setting("memory", "memory.oom.group"), "0"),
         ("weight", weight, "100"),
+        ("ioweight", counters::io_weight(places), "100"),
         ("cpus", setting("cpuset", "cpuset.cpus"), ""),
         ("mems", setting("cpuset", "cpuset.mems"), ""),
         ("frozen", freeze::frozen(places).then(|| "1".into()), ""),

@@ -18,6 +18,7 @@ pub enum Knob {
     Procs,
     Cpu,
     Weight,
+    IoWeight,
     Cpus,
     Mems,
     Read,
@@ -37,7 +38,7 @@ pub struct Row {
 }
 
 impl Knob {
-    pub const TABLE: [Row; 16] = [
+    pub const TABLE: [Row; 17] = [
         row(Knob::Mem, "mem", "memory", "memory"),
         row(Knob::Swap, "swap", "memory", "memory"),
         row(Knob::Swappiness, "swappiness", "memory", "memory"),
@@ -48,6 +49,7 @@ impl Knob {
         row(Knob::Procs, "procs", "pids", "pids"),
         row(Knob::Cpu, "cpu", "cpu", "cpu"),
         row(Knob::Weight, "weight", "cpu", "cpu"),
+        row(Knob::IoWeight, "ioweight", "blkio", "io"),
         row(Knob::Cpus, "cpus", "cpuset", "cpuset"),
         row(Knob::Mems, "mems", "cpuset", "cpuset"),
         row(Knob::Read, "read", "blkio", "io"),
@@ -149,7 +151,7 @@ pub fn parse(text: &str, force: bool) -> Result<Word> {
 
 impl Knob {
     fn takes_max(self) -> bool {
-        !matches!(self, Knob::Swappiness | Knob::OomGroup | Knob::Weight)
+        !matches!(self, Knob::Swappiness | Knob::OomGroup | Knob::Weight | Knob::IoWeight)
     }
 }
 
@@ -160,7 +162,7 @@ fn read_amount(text: &str, value: &str, knob: Knob) -> Result<Amount> {
         Procs => amount::count(text, value, 0, PROCS_MOST),
         Swappiness => amount::count(text, value, 0, 200),
         OomGroup => amount::count(text, value, 0, 1),
-        Weight => amount::count(text, value, 1, 10_000),
+        Weight | IoWeight => amount::count(text, value, 1, 10_000),
         Riops | Wiops => amount::count(text, value, 1, u64::from(u32::MAX)),
         Read | Write => amount::rate(text, value),
         Cpu => amount::processors(text, value),
@@ -346,6 +348,8 @@ mod tests {
             "weight=0",
             "weight=10001",
             "weight=max",
+            "ioweight=0",
+            "ioweight=max",
             "cpus=",
             "cpus=3-1",
             "cpus=0,",
