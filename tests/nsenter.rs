@@ -274,6 +274,30 @@ fn nor_does_a_jail_that_may_debug_with_a_terminal() {
     }
 }
 
+/// What Rust changes at its start must not be seen by the program, nor what it changes before the sealed copy.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn sigpipe_and_closed_descriptors_are_as_they_were() {
+    if theirs() {
+        return;
+    }
+    // Bit 12 is in the fourth digit.
+    let script = r#"
+        ignored='grep -c ^SigIgn:.*[13579bdf]...$ /proc/self/status || :'
+        for setting in DEFAULT IGNORE; do
+            SETTING=$setting perl -e '$SIG{PIPE} = $ENV{SETTING}; exec @ARGV' "$BIN/nsenter" -t $P -a /bin/sh -c "$ignored"
+        done
+        open='for n in 0 1 2; do [ ! -e /proc/$$/fd/$n ] || echo $n; done'
+        "$BIN/nsenter" -t $P -a /bin/sh -c "$open" <&- 2>&-
+        "$BIN/nsenter" -t $P -a /bin/sh -c "$open"
+    "#;
+    for caps in ["default", "default,sys_ptrace"] {
+        in_a_jail(&format!("--caps {caps}"), "echo up; read x", script)
+            .ended_with(0)
+            .printed("0\n1\n1\n0\n1\n2\n");
+    }
+}
+
 #[test]
 #[ignore = "needs root: tests/run"]
 fn terminating_nsenter_ends_the_program_when_asked_to() {

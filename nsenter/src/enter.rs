@@ -154,7 +154,7 @@ fn fork(kill_child: Option<i32>, forward: SigSet, groups: Option<Groups>) -> Res
     let tie = kill_child.map(DeathTie::before_fork);
     let forked = match &groups {
         Some(groups) => groups.fork_inside(),
-        None => sys::fork().context("fork failed"),
+        None => sys::fork_into(CloneFlags::empty()).context("fork failed"),
     };
     let forked = forked.map_err(hint_on_fork)?;
     match forked {

@@ -19,16 +19,8 @@ use unshare::caps::{self, Caps};
 
 /// Comes back at once where it is not needed, and in the copy.
 pub fn against(target: Pid) -> Result<()> {
-    // A target that is gone, or that we may not look at, is told of by what opens it. What is permitted is
-    // quickly asked, and nobody's bounding set holds less.
-    let (Ok(ours), Ok(theirs)) = (caps::permitted(Pid::from_raw(0)), caps::permitted(target)) else {
-        return Ok(());
-    };
-    if holds_all(theirs, ours) {
-        return Ok(());
-    }
-    let Ok(theirs) = bounding_set(target) else { return Ok(()) };
-    if !may_debug(theirs) || holds_all(theirs, ours) {
+    // Where that cannot be told it is done: no harm in it.
+    if !is_needed(target).unwrap_or(true) {
         return Ok(());
     }
     let ourselves = File::open("/proc/self/exe").context("cannot open /proc/self/exe")?;
@@ -39,6 +31,16 @@ pub fn against(target: Pid) -> Result<()> {
         _ => {}
     }
     run_copy(ourselves).context("cannot run from a sealed copy")
+}
+
+fn is_needed(target: Pid) -> Result<bool> {
+    let ours = caps::permitted(Pid::from_raw(0))?;
+    // Quickly asked, and nobody's bounding set holds less.
+    if holds_all(caps::permitted(target)?, ours) {
+        return Ok(false);
+    }
+    let theirs = bounding_set(target)?;
+    Ok(may_debug(theirs) && !holds_all(theirs, ours))
 }
 
 fn bounding_set(target: Pid) -> Result<Caps> {
@@ -79,6 +81,7 @@ fn run_copy(mut ourselves: File) -> Result<()> {
     let environment: Vec<CString> = std::env::vars_os()
         .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
         .collect::<Result<_, _>>()?;
+    unshare::sys::give_back();
     fexecve(&copy, &words, &environment)?;
     Ok(())
 }

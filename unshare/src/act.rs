@@ -200,12 +200,12 @@ fn become_child(
     // Process 1 must have all signals blocked from its first moment: the kernel drops what it does not handle.
     let held = if init { Held::block(&sys::all_signals(), false)? } else { Held::block(&to_hold, forward)? };
     let tie = fork.kill_child.map(DeathTie::before_fork);
-    let forked = if into.is_empty() { sys::fork() } else { sys::fork_into(into) };
-    match forked.context("fork failed").map_err(hints::on_fork)? {
+    match sys::fork_into(into).context("fork failed").map_err(hints::on_fork)? {
         ForkResult::Child => {
             drop(outside);
             if init {
-                init::forget_command_line();
+                // It names places of the host, and everybody in the ship can read /proc/1/cmdline.
+                sys::replace_command_line(b"init");
             } else {
                 held.restore()?;
             }

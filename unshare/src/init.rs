@@ -2,12 +2,10 @@
 //! the program ends, which ends all that is left.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::WaitPidFlag;
 use nix::unistd::{ForkResult, Pid};
@@ -15,28 +13,11 @@ use unshare::child::{self, End};
 use unshare::exec::{self, Environment};
 use unshare::sys::{self, Waited};
 
-/// Takes the command line, which names places of the host, out of what everybody in the ship can read of
-/// process 1 (/proc/1/cmdline). Best effort; /proc is still the caller's.
-pub fn forget_command_line() {
-    // proc(5): (48) arg_start (49) arg_end; the second field may hold blanks, and ends with the last ')'.
-    let mut stat = [0; 1024];
-    let Ok(length) = File::open("/proc/self/stat").and_then(|mut file| file.read(&mut stat)) else { return };
-    let stat = String::from_utf8_lossy(&stat[..length]);
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let mut numbers = after_name.split_whitespace().skip(45).map(str::parse::<u64>);
-    let (Some(Ok(start)), Some(Ok(end))) = (numbers.next(), numbers.next()) else { return };
-    let mut words = vec![0; end.saturating_sub(start) as usize];
-    words.iter_mut().zip(b"init").for_each(|(to, from)| *to = *from);
-    if let Ok(memory) = OpenOptions::new().write(true).open("/proc/self/mem") {
-        let _ = memory.write_all_at(&words, start);
-    }
-}
-
 /// Runs the program as process 2. All signals are blocked when this begins: `act` has seen to it.
 pub fn run(argv: &[OsString], environment: Option<Environment>, kept_fds: &[i32]) -> Result<()> {
     // Our /proc/1/exe is the host's file: without this a root in the ship could open it (CVE-2019-5736).
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("cannot become undumpable")?;
-    match sys::fork().context("fork failed")? {
+    match sys::fork_into(CloneFlags::empty()).context("fork failed")? {
         ForkResult::Child => {
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
                 .context("cannot unblock signals")?;

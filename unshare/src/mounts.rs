@@ -62,6 +62,12 @@ pub fn make(world: &World, table: &[Line]) -> Result<()> {
     }
 }
 
+/// The newer calls: not there in an old kernel, or refused by an old seccomp filter around us that does not know
+/// them. The older way then tells what is wrong, if it is something else.
+fn is_missing(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOSYS | Errno::EPERM)
+}
+
 fn cannot_change_root(dir: &Path) -> String {
     format!("cannot change root directory to '{}'", dir.display())
 }
@@ -77,7 +83,7 @@ fn open_root(root: &Root) -> Result<OwnedFd> {
                 let fd = open(dir, place, Mode::empty())?;
                 match sys::open_tree_clone(fd.as_fd()) {
                     Ok(tree) => sys::move_mount(tree.as_fd(), fd.as_fd()).map(|()| tree),
-                    Err(Errno::ENOSYS) => {
+                    Err(errno) if is_missing(errno) => {
                         mount(
                             Some(dir),
                             dir,
@@ -217,7 +223,7 @@ fn restrict(root: BorrowedFd<'_>, line: &Line, bind: Bind) -> Result<()> {
 fn restrict_tree(root: BorrowedFd<'_>, dir: &Path, flags: MsFlags) -> Result<()> {
     let top = rooted::open_path(root, dir)?;
     match sys::mount_setattr_all(top.as_fd(), fstab::attributes(flags)) {
-        Err(Errno::ENOSYS) => {}
+        Err(errno) if is_missing(errno) => {}
         done => return Ok(done?),
     }
     let path = |fd: BorrowedFd<'_>| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
@@ -252,37 +258,52 @@ fn mask(root: BorrowedFd<'_>) -> Result<()> {
     if fstat(&null).context("cannot look at '/dev/null'")?.st_rdev != makedev(1, 3) {
         bail!("'/dev/null' is not the null device");
     }
-    let mut empty: Option<OwnedFd> = None;
+    let mut empty = None;
     for path in HIDDEN.iter().map(Path::new) {
-        let place = match rooted::open_path(root, path) {
-            Err(Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR) => continue,
-            found => found.with_context(|| format!("cannot hide '{}'", path.display()))?,
-        };
-        let hidden = if kind_of(&place)? != SFlag::S_IFDIR {
-            bind_on(&null, &place, MsFlags::MS_BIND)
-        } else if let Some(empty) = &empty {
-            bind_on(empty, &place, MsFlags::MS_BIND)
-        } else {
-            let flags = KERNEL | MsFlags::MS_RDONLY;
-            mount(Some("none"), by_fd(&place).as_str(), Some("tmpfs"), flags, Some("size=0"))
-                .map_err(Error::new)
-        };
-        hidden.with_context(|| format!("cannot hide '{}'", path.display()))?;
-        if empty.is_none() && kind_of(&place)? == SFlag::S_IFDIR {
-            empty = rooted::open_path(root, path).ok();
-        }
+        hide(root, path, &null, &mut empty).with_context(|| format!("cannot hide '{}'", path.display()))?;
     }
     for path in READ_ONLY.iter().map(Path::new) {
-        let place = match rooted::open_path(root, path) {
-            Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
-            found => found.with_context(|| format!("cannot protect '{}'", path.display()))?,
-        };
-        bind_on(&place, &place, MsFlags::MS_BIND)
-            .and_then(|()| Ok(rooted::open_path(root, path)?))
-            .and_then(|mounted| remount(&mounted, KERNEL | MsFlags::MS_RDONLY))
-            .with_context(|| format!("cannot protect '{}'", path.display()))?;
+        protect(root, path).with_context(|| format!("cannot protect '{}'", path.display()))?;
     }
     Ok(())
+}
+
+/// A file under the null device, a directory under an empty one, which the first makes for all.
+fn hide(root: BorrowedFd<'_>, path: &Path, null: &OwnedFd, empty: &mut Option<OwnedFd>) -> Result<()> {
+    let place = match rooted::open_path(root, path) {
+        Err(Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR) => return Ok(()),
+        found => found?,
+    };
+    if kind_of(&place)? != SFlag::S_IFDIR {
+        return bind_on(null, &place, MsFlags::MS_BIND);
+    }
+    if let Some(empty) = empty {
+        return bind_on(empty, &place, MsFlags::MS_BIND);
+    }
+    let flags = KERNEL | MsFlags::MS_RDONLY;
+    mount(Some("none"), by_fd(&place).as_str(), Some("tmpfs"), flags, Some("size=0"))?;
+    *empty = rooted::open_path(root, path).ok();
+    Ok(())
+}
+
+/// Read-only: a copy of the mount, by the older way the same in place.
+fn protect(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let place = match rooted::open_path(root, path) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        found => found?,
+    };
+    let flags = KERNEL | MsFlags::MS_RDONLY;
+    let copy = || -> nix::Result<()> {
+        let copy = sys::open_tree_clone_one(place.as_fd())?;
+        sys::mount_setattr_all(copy.as_fd(), fstab::attributes(flags))?;
+        sys::move_mount(copy.as_fd(), place.as_fd())
+    };
+    match copy() {
+        Err(errno) if is_missing(errno) => {}
+        done => return Ok(done?),
+    }
+    bind_on(&place, &place, MsFlags::MS_BIND)?;
+    remount(&rooted::open_path(root, path)?, flags)
 }
 
 /// Mounts a file system of the kernel's own on a directory of the root.

@@ -49,7 +49,7 @@ pub struct Plan {
 }
 
 /// How the new user namespace is set up: what is written to the files of /proc/PID.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ids {
     pub owner: Option<(u32, u32)>,
     pub user: Option<Single>,

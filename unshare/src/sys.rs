@@ -308,14 +308,38 @@ pub fn fork_into_cgroup(group: BorrowedFd<'_>) -> Result<ForkResult> {
     }
 }
 
+/// Writes over the command line that others see of this process (proc(5), /proc/PID/cmdline).
+pub fn replace_command_line(name: &[u8]) {
+    unsafe extern "C" {
+        static mut environ: *const *mut libc::c_char;
+    }
+    let count = std::env::args_os().len();
+    // SAFETY: at the start a process has on its stack the count of the arguments, pointers to them, a null, and
+    // those to the environment (System V ABI, "Process Initialization"); environ is the C library's pointer to the
+    // last, as nothing here changes the environment. What is found is checked: count and null must be there. The
+    // strings are ours to write to (C11, 5.1.2.2.1), lie one after the other, and std has only copies of them.
+    unsafe {
+        let argv = environ.sub(count + 1);
+        if !(*argv.add(count)).is_null() || *argv.sub(1).cast::<usize>() != count {
+            return;
+        }
+        let mut name = name.iter();
+        for at in 0..count {
+            for byte in 0..libc::strlen(*argv.add(at)) {
+                *(*argv.add(at)).add(byte) = name.next().map_or(0, |byte| *byte as libc::c_char);
+            }
+        }
+    }
+}
+
 /// setpriority(2) of this process.
 pub fn set_nice(value: i32) -> Result<()> {
     // SAFETY: no memory is involved.
     Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, value) }).map(drop)
 }
 
-/// fork(2) whose child is the first of new namespaces (clone(2)): kernels before 3.8 have no other way to a
-/// new pid namespace.
+/// fork(2) whose child is the first of new namespaces (clone(2)), if any are named: kernels before 3.8 have no
+/// other way to a new pid namespace. Without those of the C library it takes one call, not seven.
 pub fn fork_into(kinds: nix::sched::CloneFlags) -> Result<ForkResult> {
     let flags = libc::c_long::from(kinds.bits() | libc::SIGCHLD);
     let none = 0 as libc::c_long;
@@ -379,21 +403,26 @@ extern "C" fn look() {
 
 /// Lets the program have what we have got: closed descriptors closed, SIGPIPE ignored if it was.
 pub fn as_inherited(command: &mut Command) {
-    let was = INHERITED.load(Ordering::Relaxed);
-    if was == 0 {
+    if INHERITED.load(Ordering::Relaxed) == 0 {
         return; // Command gives SIGPIPE its default disposition by itself
     }
-    let give_back = move || {
-        for fd in (0..3).filter(|fd| was & (1 << fd) != 0) {
-            // SAFETY: nobody but std has opened this number, and exec comes next.
-            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
-        if was & SIGPIPE_IGNORED != 0 {
-            // SAFETY: SIG_IGN runs no handler of ours.
-            unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-        }
-        Ok(())
-    };
-    // SAFETY: what runs between fork and exec must be async-signal-safe: it is two system calls.
-    unsafe { command.pre_exec(give_back) };
+    // SAFETY: what runs between fork and exec must be async-signal-safe: it is a few system calls.
+    unsafe {
+        command.pre_exec(|| {
+            give_back();
+            Ok(())
+        });
+    }
+}
+
+/// The same for the next exec of this process.
+pub fn give_back() {
+    let was = INHERITED.load(Ordering::Relaxed);
+    for fd in (0..3).filter(|fd| was & (1 << fd) != 0) {
+        // SAFETY: nobody but std has opened this number, and exec comes next.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    let disposition = if was & SIGPIPE_IGNORED != 0 { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: neither runs a handler of ours.
+    unsafe { libc::signal(libc::SIGPIPE, disposition) };
 }

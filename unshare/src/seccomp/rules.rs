@@ -74,6 +74,13 @@ impl Rule {
     const fn errno(self, errno: c_int) -> Rule {
         Rule { errno, ..self }
     }
+
+    fn number(&self, arch: Arch) -> Option<u32> {
+        match arch {
+            Arch::X86_64 => self.x86_64,
+            Arch::Aarch64 => self.aarch64,
+        }
+    }
 }
 
 const NEVER: Caps = Caps::NONE;
@@ -182,35 +189,30 @@ enum Verdict {
 }
 
 pub fn compile(arch: Arch, keep: Caps) -> Vec<sock_filter> {
-    let mut program = vec![
+    let mut program = Vec::with_capacity(256);
+    program.extend([
         load(ARCH),
         jump(libc::BPF_JEQ, arch.audit(), 1, 0),
         // The 32-bit entries of the processor: they have numbers of their own.
         answer(libc::SECCOMP_RET_KILL_PROCESS),
         load(NUMBER),
-    ];
-    program.extend(search(&ranges(arch, keep)));
+    ]);
+    search(&mut program, &ranges(arch, keep));
     program
 }
 
 /// All numbers as ranges, each by its first.
 fn ranges(arch: Arch, keep: Caps) -> Vec<(u32, Verdict)> {
-    let mut refused: Vec<(u32, Verdict)> = RULES
-        .iter()
-        .filter(|rule| rule.unless.0 & keep.0 == 0)
-        .filter_map(|rule| {
-            let number = match arch {
-                Arch::X86_64 => rule.x86_64,
-                Arch::Aarch64 => rule.aarch64,
-            };
-            Some((number?, Verdict::Refuse(rule.refusal, rule.errno)))
-        })
-        .collect();
-    refused.sort_by_key(|(number, _)| *number);
-    let mut ranges = vec![(0, Verdict::Allow)];
-    for (number, verdict) in refused {
-        ranges.extend([(number, verdict), (number + 1, Verdict::Allow)]);
+    let mut ranges = Vec::with_capacity(2 * RULES.len() + 2);
+    ranges.push((0, Verdict::Allow));
+    for rule in RULES.iter().filter(|rule| rule.unless.0 & keep.0 == 0) {
+        if let Some(number) = rule.number(arch) {
+            let refused = Verdict::Refuse(rule.refusal, rule.errno);
+            ranges.extend([(number, refused), (number + 1, Verdict::Allow)]);
+        }
     }
+    // What is allowed after one call comes before what is said of the next.
+    ranges.sort_unstable_by_key(|(first, verdict)| (*first, *verdict != Verdict::Allow));
     ranges.push((LAST_KNOWN + 1, Verdict::Refuse(Always, libc::ENOSYS)));
     // Of two that begin at one number the first is empty; of two that are alike the second is the first's.
     ranges.reverse();
@@ -221,39 +223,38 @@ fn ranges(arch: Arch, keep: Caps) -> Vec<(u32, Verdict)> {
 }
 
 /// A search by halves for the range of the number that has been loaded.
-fn search(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
+fn search(program: &mut Vec<sock_filter>, ranges: &[(u32, Verdict)]) {
     let (low, high) = ranges.split_at(ranges.len() / 2);
     if low.is_empty() {
-        return decide(high[0].1);
+        return decide(program, high[0].1);
     }
-    let (low, first) = (search(low), high[0].0);
-    let over = u8::try_from(low.len()).expect("half of the table is short enough for a jump");
-    let mut both = vec![jump(libc::BPF_JGE, first, over, 0)];
-    both.extend(low);
-    both.extend(search(high));
-    both
+    let branch = program.len();
+    program.push(jump(libc::BPF_JGE, high[0].0, 0, 0));
+    search(program, low);
+    let over = program.len() - branch - 1;
+    program[branch].jt = u8::try_from(over).expect("half of the table is short enough for a jump");
+    search(program, high);
 }
 
-fn decide(verdict: Verdict) -> Vec<sock_filter> {
+fn decide(program: &mut Vec<sock_filter>, verdict: Verdict) {
     let allow = answer(libc::SECCOMP_RET_ALLOW);
-    let Verdict::Refuse(refusal, errno) = verdict else { return vec![allow] };
+    let Verdict::Refuse(refusal, errno) = verdict else { return program.push(allow) };
     let refuse = answer(libc::SECCOMP_RET_ERRNO | errno as u32);
     match refusal {
-        Always => vec![refuse],
+        Always => program.push(refuse),
         WithFlag(argument, flag) => {
-            vec![load(low_half(argument)), jump(libc::BPF_JSET, flag, 0, 1), refuse, allow]
+            program.extend([load(low_half(argument)), jump(libc::BPF_JSET, flag, 0, 1), refuse, allow]);
         }
-        OneOf(argument, values) => among(argument, values, refuse, allow),
-        NoneOf(argument, values) => among(argument, values, allow, refuse),
+        OneOf(argument, values) => among(program, argument, values, refuse, allow),
+        NoneOf(argument, values) => among(program, argument, values, allow, refuse),
     }
 }
 
-fn among(argument: usize, values: &[u32], yes: sock_filter, no: sock_filter) -> Vec<sock_filter> {
-    let mut program = vec![load(low_half(argument))];
+fn among(program: &mut Vec<sock_filter>, argument: usize, values: &[u32], yes: sock_filter, no: sock_filter) {
+    program.push(load(low_half(argument)));
     let tests = values.iter().enumerate();
     program.extend(tests.map(|(n, value)| jump(libc::BPF_JEQ, *value, (values.len() - n) as u8, 0)));
     program.extend([no, yes]);
-    program
 }
 
 // struct seccomp_data: number, architecture, instruction pointer, six arguments of 64 bits; little-endian.
@@ -311,19 +312,12 @@ mod tests {
         }
     }
 
-    fn number(rule: &Rule, arch: Arch) -> Option<u32> {
-        match arch {
-            Arch::X86_64 => rule.x86_64,
-            Arch::Aarch64 => rule.aarch64,
-        }
-    }
-
     #[test]
     fn every_rule_refuses_and_falls_with_its_capability_alone() {
         for arch in ARCHES {
             let none = compile(arch, Caps::NONE);
             for rule in RULES {
-                let Some(number) = number(rule, arch) else { continue };
+                let Some(number) = rule.number(arch) else { continue };
                 let ask = |program: &[sock_filter], arguments| run(program, arch.audit(), number, arguments);
                 let (bad, good): (Vec<u64>, Vec<u64>) = match rule.refusal {
                     Always => (vec![0, ODD], vec![]),
@@ -359,7 +353,7 @@ mod tests {
         for arch in ARCHES {
             let program = compile(arch, Caps::NONE);
             let ask = |n| run(&program, arch.audit(), n, [ODD; 6]);
-            for n in (0..=LAST_KNOWN).filter(|n| RULES.iter().all(|r| number(r, arch) != Some(*n))) {
+            for n in (0..=LAST_KNOWN).filter(|n| RULES.iter().all(|r| r.number(arch) != Some(*n))) {
                 assert_eq!(ask(n), ALLOWED, "{n}");
             }
             // The last: x32, whose calls are those of x86_64 with one bit more.
@@ -383,7 +377,7 @@ mod tests {
     #[test]
     fn no_call_is_named_twice() {
         for arch in ARCHES {
-            let mut numbers: Vec<_> = RULES.iter().filter_map(|rule| number(rule, arch)).collect();
+            let mut numbers: Vec<_> = RULES.iter().filter_map(|rule| rule.number(arch)).collect();
             numbers.sort_unstable();
             assert!(numbers.windows(2).all(|two| two[0] < two[1]));
         }
@@ -409,7 +403,7 @@ mod tests {
         for (name, expected) in known {
             let rule =
                 RULES.iter().find(|rule| rule.name == name).unwrap_or_else(|| panic!("no rule for {name}"));
-            assert_eq!(number(rule, arch), Some(expected), "{name}");
+            assert_eq!(rule.number(arch), Some(expected), "{name}");
         }
         let unknown = ["open_tree_attr", "kexec_file_load", "iopl", "ioperm", "uselib"];
         assert_eq!(known.len() + unknown.len(), RULES.len());
