@@ -14,6 +14,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::fstat;
+use nix::unistd::syncfs;
 
 use crate::cache::Cache;
 use crate::clone::Copy;
@@ -29,6 +31,15 @@ pub struct Bases {
 pub struct Base {
     path: PathBuf,
     _lock: Flock<File>,
+}
+
+/// What became of a root that was to be a base.
+pub enum Kept {
+    /// The root lies on the same file system, and is on the disk with the base.
+    Yes {
+        with_root: bool,
+    },
+    HasSecrets,
 }
 
 /// A digest of lines, each of which says one thing that decides.
@@ -79,26 +90,31 @@ impl Bases {
     }
 
     /// Keeps a copy of a finished root, if it may be kept. What fails here costs the next run time only.
-    pub fn keep(&self, key: &str, root: &Path) -> Result<bool> {
-        if has_secrets(&Tree::open(root)?)? {
-            return Ok(false);
+    pub fn keep(&self, key: &str, root: &Path) -> Result<Kept> {
+        let tree = Tree::open(root)?;
+        if has_secrets(&tree)? {
+            return Ok(Kept::HasSecrets);
         }
         let (whole, partial) = (self.dir.join("base").join(key), self.dir.join("base").join(unique(key)));
         DirBuilder::new().mode(0o755).create(&partial)?;
         let lock = Flock::lock(File::open(&partial)?, FlockArg::LockShared).map_err(|(_, errno)| errno)?;
         let made = Copy::open(root, &whole).and_then(|copy| copy.make(&partial));
+        // No base is looked at again: what has its name must be on the disk.
+        let made = made.and_then(|()| syncfs(&*lock).context("cannot write it to the disk"));
         let named = made.and_then(|()| match fs::rename(&partial, &whole) {
             Err(error) if !whole.is_dir() => Err(error.into()),
             // Another run has been faster: its base is as good.
             Err(_) => staging::remove_tree(&partial),
             Ok(()) => Ok(()),
         });
+        let device = fstat(&*lock).map(|data| data.st_dev);
         drop(lock);
         if named.is_err() {
             let _ = staging::remove_tree(&partial);
         }
         let _ = fs::write(self.mark(key), "");
-        named.map(|()| true)
+        named?;
+        Ok(Kept::Yes { with_root: device? == fstat(tree.fd())?.st_dev })
     }
 
     /// Remembers which base answers a request.
@@ -111,7 +127,7 @@ impl Bases {
 }
 
 impl Base {
-    /// Makes `root` a copy of it.
+    /// Makes `root` a copy of it. The caller waits for the disk.
     pub fn copy_to(&self, root: &Path) -> Result<()> {
         Copy::open(&self.path, root)?.make(root)?;
         new_machine_id(&Tree::open(root)?)

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::archive::{self, Access, Suite, Text};
-use crate::base::{self, Base, Bases};
+use crate::base::{self, Base, Bases, Kept};
 use crate::cache::Cache;
 use crate::cli::Options;
 use crate::configure;
@@ -22,6 +22,7 @@ use crate::power::Power;
 use crate::progress::{Progress, size};
 use crate::resolve::{self, Demand, Selection};
 use crate::suite;
+use crate::target::Form;
 use crate::tree::{self, Tree};
 use crate::trouble::Kind;
 use crate::verify;
@@ -35,8 +36,7 @@ pub struct Job {
     /// Take away what differs from run to run: the root is packed, or wanted the same each time.
     pub tidy: bool,
     pub power: Power,
-    /// The result is a directory, not packed.
-    pub directory: bool,
+    pub form: Form,
     /// Nobody else can write to the cache: bases may be kept there.
     pub private: bool,
 }
@@ -51,8 +51,8 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     let site = Site { job, root, cache: &cache, fetcher: &fetcher, progress: &progress, started };
     if let Some((text, path)) = read_lock(job)? {
         let (suites, selection) = lock::honour(&text, path, job)?;
-        site.make(&suites, &selection, &[], None)?;
-        return finish(job, root);
+        let done = site.make(&suites, &selection, &[], None)?;
+        return site.finish(done);
     }
     progress.step(&format!("{} ({}) from {}", job.suite, job.arch, job.sources[0].mirrors[0]));
     let access = Access { job, fetcher: &fetcher, cache: &cache, scratch };
@@ -62,15 +62,15 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     // A lock that is to be written needs the set itself.
     let bases = site.bases().filter(|_| job.options.lock.is_none());
     if let Some(base) = bases.and_then(|bases| bases.asked_before(&request)) {
-        site.copy(&base)?;
-        return finish(job, root);
+        let done = site.copy(&base)?;
+        return site.finish(done);
     }
     let texts = access.indexes(&suites)?;
     let index = index(&texts);
     progress.detail(&format!("{} packages in the index, {:.1?}", index.len(), started.elapsed()));
     let selection = select(job, &index, &suites)?;
-    site.make(&suites, &selection, &texts, Some(&request))?;
-    finish(job, root)?;
+    let done = site.make(&suites, &selection, &texts, Some(&request))?;
+    site.finish(done)?;
     match &job.options.lock {
         Some(path) => lock::write(path, job, &suites, &selection),
         None => Ok(()),
@@ -135,6 +135,13 @@ struct Site<'s> {
     started: Instant,
 }
 
+/// A root that lacks the last touches.
+struct Done {
+    what: String,
+    /// The disk has been waited for.
+    written: bool,
+}
+
 impl Site<'_> {
     /// What a hook does to a tree is not known: such a root is neither a base nor made from one.
     fn bases(&self) -> Option<Bases> {
@@ -144,11 +151,9 @@ impl Site<'_> {
         can.then(|| Bases::open(self.cache))
     }
 
-    fn copy(&self, base: &Base) -> Result<()> {
+    fn copy(&self, base: &Base) -> Result<Done> {
         base.copy_to(self.root)?;
-        self.progress
-            .step(&format!("a copy of the same set in the cache, in {:.1?}", self.started.elapsed()));
-        Ok(())
+        Ok(Done { what: "a copy of the same set in the cache".into(), written: false })
     }
 
     fn tell(&self, what: &str) {
@@ -162,29 +167,49 @@ impl Site<'_> {
         selection: &Selection,
         texts: &[Text],
         request: Option<&str>,
-    ) -> Result<()> {
+    ) -> Result<Done> {
         let (bases, key) = (self.bases(), set_key(self.job, suites, selection));
         if let Some((bases, base)) = bases.as_ref().and_then(|bases| Some((bases, bases.find(&key)?))) {
             request.map_or(Ok(()), |request| bases.remember(request, &key))?;
             return self.copy(&base);
         }
         check_space(selection, self.root)?;
-        let tree = self.install(suites, selection, texts)?;
+        self.install(suites, selection, texts)?;
+        let mut written = false;
         if let Some(bases) = &bases {
             // The next run will be slower without; this one is done.
             match bases.keep(&key, self.root) {
-                Ok(true) => request.map_or(Ok(()), |request| bases.remember(request, &key))?,
-                Ok(false) => self.progress.detail("it has secrets of its own: no base is kept"),
+                Ok(Kept::Yes { with_root }) => {
+                    written = with_root;
+                    request.map_or(Ok(()), |request| bases.remember(request, &key))?;
+                }
+                Ok(Kept::HasSecrets) => self.progress.detail("it has secrets of its own: no base is kept"),
                 Err(error) => self.progress.detail(&format!("no base is kept: {error:#}")),
             }
         }
-        nix::unistd::syncfs(tree.fd()).context("cannot write the tree to the disk")?;
-        let (count, time) = (selection.packages.len(), self.started.elapsed());
-        self.progress.step(&format!("{count} packages in {time:.1?}"));
+        Ok(Done { what: format!("{} packages", selection.packages.len()), written })
+    }
+
+    /// The last touches; then the disk is waited for, once.
+    fn finish(&self, done: Done) -> Result<()> {
+        let (job, tree) = (self.job, Tree::open(self.root)?);
+        if job.tidy {
+            tidy(&tree)?;
+        }
+        let stand_ins = job.power != Power::Root && !matches!(job.form, Form::Tar(_));
+        if stand_ins {
+            // A file that stands for a device would take what is meant for nowhere.
+            tree::NODES.iter().try_for_each(|(path, ..)| tree.remove(path))?;
+        }
+        // What is packed is waited for as the file that it becomes.
+        if job.form == Form::Directory && (!done.written || job.tidy || stand_ins) {
+            nix::unistd::syncfs(tree.fd()).context("cannot write the tree to the disk")?;
+        }
+        self.progress.step(&format!("{} in {:.1?}", done.what, self.started.elapsed()));
         Ok(())
     }
 
-    fn install(&self, suites: &[Suite], selection: &Selection, texts: &[Text]) -> Result<Tree> {
+    fn install(&self, suites: &[Suite], selection: &Selection, texts: &[Text]) -> Result<()> {
         let (job, options) = (self.job, &self.job.options);
         crate::sys::umask(0o022);
         let tree = Tree::open(self.root)?;
@@ -199,14 +224,13 @@ impl Site<'_> {
         hook::run("extract-hook", &options.extract_hooks, self.root, self.progress)?;
         if options.foreign {
             self.progress.step("unpacked; the second stage is: mkrootfs configure");
-            return Ok(tree);
+            return Ok(());
         }
         configure::configure(self.root, &packages, job.power == Power::Root, self.progress)?;
         self.tell("configured");
         clean(&tree)?;
         verify_all(&tree, packages.len())?;
-        hook::run("customize-hook", &options.customize_hooks, self.root, self.progress)?;
-        Ok(tree)
+        hook::run("customize-hook", &options.customize_hooks, self.root, self.progress)
     }
 }
 
@@ -290,18 +314,6 @@ fn clean(tree: &Tree) -> Result<()> {
         tree.remove("usr/sbin/policy-rc.d")?;
     }
     Ok(())
-}
-
-fn finish(job: &Job, root: &Path) -> Result<()> {
-    let tree = Tree::open(root)?;
-    if job.tidy {
-        tidy(&tree)?;
-    }
-    if job.power == Power::Root || !job.directory {
-        return Ok(());
-    }
-    // A file that stands for a device would take what is meant for nowhere.
-    tree::NODES.iter().try_for_each(|(path, ..)| tree.remove(path))
 }
 
 /// Logs, copies of what was before, caches with times in them, and the machine's name for itself.

@@ -130,8 +130,10 @@ fn inner(root: &Path, packages: &[Installed], devices: bool, say: OwnedFd) -> Re
     sys::umask(0o022);
     // Of all preinst scripts base-passwd's must be the first: it makes the users that others refer to.
     let (first, rest): (Vec<_>, Vec<_>) = packages.iter().partition(|p| p.package.name == "base-passwd");
-    for package in first.into_iter().chain(rest).filter(|p| p.control.contains_key("preinst")) {
-        preinst(package, &say)?;
+    for package in first.into_iter().chain(rest) {
+        if package.control.contains_key("preinst") && !is_idle(package.text("preinst")) {
+            preinst(package, &say)?;
+        }
     }
     let _ = fs::remove_dir_all(format!("{ADMIN}/tmp.ci"));
     let mut dpkg = program("dpkg")?;
@@ -159,6 +161,22 @@ fn enter(root: &Path, devices: bool) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let _ = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>);
     Ok(())
+}
+
+/// Whether a preinst is for upgrades only: all that it calls is dpkg-maintscript-helper(1), which does nothing
+/// before a package is unpacked that had no older version. There are dozens, of three processes each.
+fn is_idle(script: &str) -> bool {
+    const KINDS: [&str; 4] = ["rm_conffile", "mv_conffile", "symlink_to_dir", "dir_to_symlink"];
+    let idle = |line: &str| {
+        let words =
+            line.strip_prefix("dpkg-maintscript-helper ").and_then(|rest| rest.strip_suffix(" -- \"$@\""));
+        let kind = words.and_then(|words| words.split(' ').next()).unwrap_or("");
+        let plain = |words: &str| !words.contains(['$', '`', ';', '&', '|', '<', '>', '(', ')']);
+        ["", "set -e", "exit 0"].contains(&line)
+            || line.starts_with('#')
+            || (KINDS.contains(&kind) && words.is_some_and(plain))
+    };
+    script.starts_with("#!/bin/sh") && script.lines().all(|line| idle(line.trim()))
 }
 
 /// Runs a preinst from where dpkg would, with the control files beside it: debconf looks for them there.
@@ -215,5 +233,24 @@ fn run(command: &mut Command, say: &OwnedFd) -> Result<()> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("cannot wait for it"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preinst_for_upgrades_only_is_left_out() {
+        let helper = "dpkg-maintscript-helper rm_conffile /etc/x 1.2\\~ -- \"$@\"\n";
+        assert!(is_idle(&format!("#!/bin/sh\nset -e\n\n# by debhelper\n{helper}{helper}# end\nexit 0\n")));
+        for more in ["rm x", "dpkg-maintscript-helper supports rm_conffile", "if true; then", "set -e; rm x"]
+        {
+            assert!(!is_idle(&format!("#!/bin/sh\n{helper}{more}\n")), "{more}");
+        }
+        let trick = helper.replace("/etc/x", "$(rm x)");
+        assert!(!is_idle(&format!("#!/bin/sh\n{trick}")));
+        assert!(!is_idle(&format!("#!/usr/bin/perl\n{helper}")));
+        assert!(!is_idle(""));
     }
 }

@@ -8,6 +8,7 @@ mod cache;
 mod cli;
 mod clone;
 mod configure;
+mod copy;
 mod deb;
 mod diff;
 mod digest;
@@ -80,11 +81,10 @@ fn run(command: Command) -> Result<u8> {
         Command::Bootstrap { suite, target, mirrors, options } => {
             let form = target::form(&target, options.format);
             let tidy = form != Form::Directory || pack::epoch()?.is_some();
-            let directory = !matches!(form, Form::Tar(_));
             let job = job(suite, &mirrors, options)?;
             // Whose the cache is shows outside of a user namespace only.
             let private = job.options.base && base::is_private(&Cache::open(job.options.cache.as_deref())?)?;
-            let job = bootstrap::Job { tidy, directory, private, power: power::take()?, ..job };
+            let job = bootstrap::Job { tidy, form, private, power: power::take()?, ..job };
             stage(&target, &job.options, Content::Made(job.power), |root, scratch| {
                 bootstrap::make(&job, root, scratch)
             })
@@ -137,7 +137,7 @@ fn job(suite: String, mirrors: &[String], options: Options) -> Result<bootstrap:
         options,
         tidy: false,
         power: Power::Root,
-        directory: true,
+        form: Form::Directory,
         private: false,
     })
 }

@@ -92,8 +92,10 @@ impl Staging {
         self.dir.join("file")
     }
 
-    /// The file is whole: it becomes the target.
+    /// The file is whole: when it is on the disk it becomes the target.
     pub fn finish_file(self) -> Result<()> {
+        let written = File::open(self.file()).and_then(|file| file.sync_all());
+        written.with_context(|| format!("cannot write '{}' to the disk", self.target.display()))?;
         let done = fs::rename(self.file(), &self.target);
         done.with_context(|| format!("cannot rename the finished file to '{}'", self.target.display()))?;
         remove_tree(&self.dir)
