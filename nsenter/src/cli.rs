@@ -58,7 +58,8 @@ The process:
       --keep-caps            with -U keep the capabilities as another user, too
       --caps LIST|target     keep these capabilities alone: names with commas,
                              'all', 'none', 'default', or what the target has
-      --seccomp default|none|FILE  refuse system calls, as unshare does
+      --seccomp default|i386|none|FILE
+                             refuse system calls, as unshare does
       --rlimit NAME=SOFT:HARD  set a limit, as prlimit names it; repeatable
   -Z, --follow-context       run with the target's SELinux context
       --close-fds            close all inherited descriptors above 2

@@ -114,7 +114,8 @@ The process:
                              'all', 'none' or 'default'
       --no-new-privs         nothing that runs here gains privileges by exec
       --seccomp default|FILE refuse system calls: what no service needs, or by a
-                             compiled filter; 'none' takes it out of --jail
+                             compiled filter; 'i386' for programs of 32 bits,
+                             too; 'none' takes it out of --jail
   -S, --setuid UID           set the user id
   -G, --setgid GID           set the group id, drop supplementary groups
       --clear-env            start with an empty environment

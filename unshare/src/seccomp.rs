@@ -19,16 +19,19 @@ use rules::Arch;
 pub enum Profile {
     /// Our own table of rules.
     Default,
+    /// The same for programs of x86 with 32 bits, too.
+    I386,
     None,
     /// Compiled rules: records of struct sock_filter, as libseccomp exports and bwrap takes them.
     File(PathBuf),
 }
 
 impl Profile {
-    /// "default", "none" or the name of a file.
+    /// "default", "i386", "none" or the name of a file.
     pub fn parse(word: OsString) -> Profile {
         match word.to_str() {
             Some("default") => Profile::Default,
+            Some("i386") => Profile::I386,
             Some("none") => Profile::None,
             _ => Profile::File(word.into()),
         }
@@ -38,9 +41,12 @@ impl Profile {
     pub fn filter(&self, keep: Caps) -> Result<Option<Filter>> {
         match (self, Arch::HERE) {
             (Profile::None, _) => Ok(None),
-            (Profile::Default, Some(arch)) => Ok(Some(Filter(rules::compile(arch, keep)))),
-            (Profile::Default, None) => {
-                let error = Error::msg("there is no seccomp profile for this architecture");
+            (Profile::Default, Some(arch)) => Ok(Some(Filter(rules::compile(&[arch], keep)))),
+            (Profile::I386, Some(Arch::X86_64)) => {
+                Ok(Some(Filter(rules::compile(&[Arch::X86_64, Arch::I386], keep))))
+            }
+            (Profile::Default | Profile::I386, _) => {
+                let error = Error::msg("there is no such seccomp profile for this architecture");
                 Err(fail::hint(error, "add --seccomp none, or --seccomp FILE"))
             }
             (Profile::File(path), _) => {
@@ -98,6 +104,7 @@ mod tests {
     #[test]
     fn a_word_names_a_profile_or_a_file() {
         assert_eq!(Profile::parse("default".into()), Profile::Default);
+        assert_eq!(Profile::parse("i386".into()), Profile::I386);
         assert_eq!(Profile::parse("none".into()), Profile::None);
         assert_eq!(Profile::parse("./none".into()), Profile::File("./none".into()));
         assert!(Profile::None.filter(Caps::NONE).unwrap().is_none());

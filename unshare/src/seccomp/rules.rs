@@ -18,6 +18,8 @@ use Refusal::{Always, NoneOf, OneOf, WithFlag};
 pub enum Arch {
     X86_64,
     Aarch64,
+    /// The 32-bit entries of an x86_64 kernel.
+    I386,
 }
 
 impl Arch {
@@ -33,6 +35,7 @@ impl Arch {
         match self {
             Arch::X86_64 => 0xc000_003e,
             Arch::Aarch64 => 0xc000_00b7,
+            Arch::I386 => 0x4000_0003,
         }
     }
 }
@@ -41,8 +44,9 @@ impl Arch {
 struct Rule {
     #[cfg_attr(not(test), expect(dead_code, reason = "for people, and compared with libc by a test"))]
     name: &'static str,
-    x86_64: Option<u32>,
-    aarch64: Option<u32>,
+    x86_64: u32,
+    aarch64: u32,
+    i386: u32,
     unless: Caps,
     refusal: Refusal,
     errno: c_int,
@@ -57,13 +61,11 @@ enum Refusal {
     NoneOf(usize, &'static [u32]),
 }
 
-const fn rule(name: &'static str, x86_64: u32, aarch64: u32, unless: Caps) -> Rule {
-    let (x86_64, aarch64) = (Some(x86_64), Some(aarch64));
-    Rule { name, x86_64, aarch64, unless, refusal: Always, errno: libc::EPERM }
-}
+/// The number of a call that an architecture does not have.
+const NO: u32 = u32::MAX;
 
-const fn x86(name: &'static str, number: u32, unless: Caps) -> Rule {
-    Rule { aarch64: None, ..rule(name, number, 0, unless) }
+const fn rule(name: &'static str, x86_64: u32, aarch64: u32, i386: u32, unless: Caps) -> Rule {
+    Rule { name, x86_64, aarch64, i386, unless, refusal: Always, errno: libc::EPERM }
 }
 
 impl Rule {
@@ -76,10 +78,12 @@ impl Rule {
     }
 
     fn number(&self, arch: Arch) -> Option<u32> {
-        match arch {
+        let number = match arch {
             Arch::X86_64 => self.x86_64,
             Arch::Aarch64 => self.aarch64,
-        }
+            Arch::I386 => self.i386,
+        };
+        (number != NO).then_some(number)
     }
 }
 
@@ -109,72 +113,77 @@ const FAMILIES: &[u32] = &[0, 1, 2, 10, 16, 17];
 
 #[rustfmt::skip]
 const RULES: &[Rule] = &[
-    //    name                x86_64 aarch64
-    rule("ioctl",                 16,  29, NEVER).if_(OneOf(1, PUSHING)),
-    rule("socket",                41, 198, NET_ADMIN).if_(NoneOf(0, FAMILIES)).errno(libc::EAFNOSUPPORT),
-    rule("socketpair",            53, 199, NET_ADMIN).if_(NoneOf(0, FAMILIES)).errno(libc::EAFNOSUPPORT),
-    rule("personality",          135,  92, ADMIN).if_(NoneOf(0, PERSONALITIES)),
+    //    name               x86_64 arm i386
+    rule("ioctl",                16,  29,  54, NEVER).if_(OneOf(1, PUSHING)),
+    rule("socket",               41, 198, 359, NET_ADMIN).if_(NoneOf(0, FAMILIES)).errno(libc::EAFNOSUPPORT),
+    rule("socketpair",           53, 199, 360, NET_ADMIN).if_(NoneOf(0, FAMILIES)).errno(libc::EAFNOSUPPORT),
+    rule("personality",         135,  92, 136, ADMIN).if_(NoneOf(0, PERSONALITIES)),
     // A new user namespace is a way to all that capabilities guard. What clone3 asks for lies in memory, where
     // no filter can look; C libraries fall back to clone.
-    rule("clone",                 56, 220, ADMIN).if_(WithFlag(0, NEWUSER)),
-    rule("unshare",              272,  97, ADMIN).if_(WithFlag(0, NEWUSER)),
-    rule("clone3",               435, 435, ADMIN).errno(libc::ENOSYS),
-    rule("setns",                308, 268, ADMIN),
+    rule("clone",                56, 220, 120, ADMIN).if_(WithFlag(0, NEWUSER)),
+    rule("unshare",             272,  97, 310, ADMIN).if_(WithFlag(0, NEWUSER)),
+    rule("clone3",              435, 435, 435, ADMIN).errno(libc::ENOSYS),
+    rule("setns",               308, 268, 346, ADMIN),
 
-    rule("mount",                165,  40, ADMIN),
-    rule("umount2",              166,  39, ADMIN),
-    rule("pivot_root",           155,  41, ADMIN),
-    rule("open_tree",            428, 428, ADMIN),
-    rule("move_mount",           429, 429, ADMIN),
-    rule("fsopen",               430, 430, ADMIN),
-    rule("fsconfig",             431, 431, ADMIN),
-    rule("fsmount",              432, 432, ADMIN),
-    rule("fspick",               433, 433, ADMIN),
-    rule("mount_setattr",        442, 442, ADMIN),
-    rule("open_tree_attr",       467, 467, ADMIN),
-    rule("quotactl",             179,  60, ADMIN),
-    rule("quotactl_fd",          443, 443, ADMIN),
-    rule("fanotify_init",        300, 262, ADMIN),
-    rule("lookup_dcookie",       212,  18, ADMIN),
-    rule("open_by_handle_at",    304, 265, READ_SEARCH),
+    rule("mount",               165,  40,  21, ADMIN),
+    rule("umount2",             166,  39,  52, ADMIN),
+    rule("umount",               NO,  NO,  22, ADMIN),
+    rule("pivot_root",          155,  41, 217, ADMIN),
+    rule("open_tree",           428, 428, 428, ADMIN),
+    rule("move_mount",          429, 429, 429, ADMIN),
+    rule("fsopen",              430, 430, 430, ADMIN),
+    rule("fsconfig",            431, 431, 431, ADMIN),
+    rule("fsmount",             432, 432, 432, ADMIN),
+    rule("fspick",              433, 433, 433, ADMIN),
+    rule("mount_setattr",       442, 442, 442, ADMIN),
+    rule("open_tree_attr",      467, 467, 467, ADMIN),
+    rule("quotactl",            179,  60, 131, ADMIN),
+    rule("quotactl_fd",         443, 443, 443, ADMIN),
+    rule("fanotify_init",       300, 262, 338, ADMIN),
+    rule("lookup_dcookie",      212,  18, 253, ADMIN),
+    rule("open_by_handle_at",   304, 265, 342, READ_SEARCH),
 
     // Of all the machine, with a large part of the kernel behind it.
-    rule("bpf",                  321, 280, BPF),
-    rule("perf_event_open",      298, 241, PERFMON),
-    rule("syslog",               103, 116, SYSLOG),
-    rule("io_uring_setup",       425, 425, NEVER),
-    rule("io_uring_enter",       426, 426, NEVER),
-    rule("io_uring_register",    427, 427, NEVER),
-    rule("userfaultfd",          323, 282, NEVER),
+    rule("bpf",                 321, 280, 357, BPF),
+    rule("perf_event_open",     298, 241, 336, PERFMON),
+    rule("syslog",              103, 116, 103, SYSLOG),
+    rule("io_uring_setup",      425, 425, 425, NEVER),
+    rule("io_uring_enter",      426, 426, 426, NEVER),
+    rule("io_uring_register",   427, 427, 427, NEVER),
+    rule("userfaultfd",         323, 282, 374, NEVER),
     // Keyrings know of no containers: root's is the same everywhere.
-    rule("add_key",              248, 217, NEVER),
-    rule("request_key",          249, 218, NEVER),
-    rule("keyctl",               250, 219, NEVER),
+    rule("add_key",             248, 217, 286, NEVER),
+    rule("request_key",         249, 218, 287, NEVER),
+    rule("keyctl",              250, 219, 288, NEVER),
 
-    rule("init_module",          175, 105, MODULE),
-    rule("finit_module",         313, 273, MODULE),
-    rule("delete_module",        176, 106, MODULE),
-    rule("kexec_load",           246, 104, NEVER),
-    rule("kexec_file_load",      320, 294, NEVER),
-    rule("reboot",               169, 142, BOOT),
-    rule("swapon",               167, 224, NEVER),
-    rule("swapoff",              168, 225, NEVER),
-    rule("acct",                 163,  89, PACCT),
-    rule("settimeofday",         164, 170, TIME),
-    rule("clock_settime",        227, 112, TIME),
-    x86 ("iopl",                 172,      RAWIO),
-    x86 ("ioperm",               173,      RAWIO),
-    x86 ("uselib",               134,      NEVER),
+    rule("init_module",         175, 105, 128, MODULE),
+    rule("finit_module",        313, 273, 350, MODULE),
+    rule("delete_module",       176, 106, 129, MODULE),
+    rule("kexec_load",          246, 104, 283, NEVER),
+    rule("kexec_file_load",     320, 294,  NO, NEVER),
+    rule("reboot",              169, 142,  88, BOOT),
+    rule("swapon",              167, 224,  87, NEVER),
+    rule("swapoff",             168, 225, 115, NEVER),
+    rule("acct",                163,  89,  51, PACCT),
+    rule("settimeofday",        164, 170,  79, TIME),
+    rule("stime",                NO,  NO,  25, TIME),
+    rule("clock_settime",       227, 112, 264, TIME),
+    rule("clock_settime64",      NO,  NO, 404, TIME),
+    rule("iopl",                172,  NO, 110, RAWIO),
+    rule("ioperm",              173,  NO, 101, RAWIO),
+    rule("vm86old",              NO,  NO, 113, RAWIO),
+    rule("vm86",                 NO,  NO, 166, RAWIO),
+    rule("uselib",              134,  NO,  86, NEVER),
 
     // Before Linux 4.8 a tracer could pass by the filter.
-    rule("ptrace",               101, 117, PTRACE),
-    rule("process_vm_readv",     310, 270, PTRACE),
-    rule("process_vm_writev",    311, 271, PTRACE),
-    rule("process_madvise",      440, 440, PTRACE),
-    rule("pidfd_getfd",          438, 438, PTRACE),
-    rule("kcmp",                 312, 272, PTRACE),
-    rule("migrate_pages",        256, 238, NICE),
-    rule("move_pages",           279, 239, NICE),
+    rule("ptrace",              101, 117,  26, PTRACE),
+    rule("process_vm_readv",    310, 270, 347, PTRACE),
+    rule("process_vm_writev",   311, 271, 348, PTRACE),
+    rule("process_madvise",     440, 440, 440, PTRACE),
+    rule("pidfd_getfd",         438, 438, 438, PTRACE),
+    rule("kcmp",                312, 272, 349, PTRACE),
+    rule("migrate_pages",       256, 238, 294, NICE),
+    rule("move_pages",          279, 239, 317, NICE),
 ];
 
 /// The last call that the table has been held against: file_setattr of Linux 6.17. (On x86_64 what is above is
@@ -188,16 +197,18 @@ enum Verdict {
     Refuse(Refusal, c_int),
 }
 
-pub fn compile(arch: Arch, keep: Caps) -> Vec<sock_filter> {
-    let mut program = Vec::with_capacity(256);
-    program.extend([
-        load(ARCH),
-        jump(libc::BPF_JEQ, arch.audit(), 1, 0),
-        // The 32-bit entries of the processor: they have numbers of their own.
-        answer(libc::SECCOMP_RET_KILL_PROCESS),
-        load(NUMBER),
-    ]);
-    search(&mut program, &ranges(arch, keep));
+/// The numbers of a call differ; who comes by an entry that is not among `arches` is killed.
+pub fn compile(arches: &[Arch], keep: Caps) -> Vec<sock_filter> {
+    let mut program = Vec::with_capacity(256 * arches.len());
+    program.push(load(ARCH));
+    for arch in arches {
+        program.push(jump(libc::BPF_JEQ, arch.audit(), 1, 0));
+        let over = program.len();
+        program.extend([skip(0), load(NUMBER)]);
+        search(&mut program, &ranges(*arch, keep));
+        program[over] = skip(program.len() - over - 1);
+    }
+    program.push(answer(libc::SECCOMP_RET_KILL_PROCESS));
     program
 }
 
@@ -274,6 +285,10 @@ fn jump(comparison: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: (libc::BPF_JMP | libc::BPF_K | comparison) as u16, jt, jf, k }
 }
 
+fn skip(count: usize) -> sock_filter {
+    sock_filter { code: (libc::BPF_JMP | libc::BPF_JA) as u16, jt: 0, jf: 0, k: count as u32 }
+}
+
 fn answer(action: u32) -> sock_filter {
     sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: action }
 }
@@ -282,7 +297,7 @@ fn answer(action: u32) -> sock_filter {
 mod tests {
     use super::*;
 
-    const ARCHES: [Arch; 2] = [Arch::X86_64, Arch::Aarch64];
+    const ARCHES: [Arch; 3] = [Arch::X86_64, Arch::Aarch64, Arch::I386];
     const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
     /// A number that no argument rule names, with the half set that does not count.
     const ODD: u64 = 0xdead_beef_0000_7777;
@@ -304,6 +319,7 @@ mod tests {
             match code & 0x07 {
                 libc::BPF_LD => value = data[op.k as usize / 4],
                 libc::BPF_RET => return op.k,
+                libc::BPF_JMP if code & 0xf0 == libc::BPF_JA => at += op.k as usize,
                 libc::BPF_JMP if code & 0xf0 == libc::BPF_JEQ => branch(value == op.k),
                 libc::BPF_JMP if code & 0xf0 == libc::BPF_JGE => branch(value >= op.k),
                 libc::BPF_JMP if code & 0xf0 == libc::BPF_JSET => branch(value & op.k != 0),
@@ -315,7 +331,7 @@ mod tests {
     #[test]
     fn every_rule_refuses_and_falls_with_its_capability_alone() {
         for arch in ARCHES {
-            let none = compile(arch, Caps::NONE);
+            let none = compile(&[arch], Caps::NONE);
             for rule in RULES {
                 let Some(number) = rule.number(arch) else { continue };
                 let ask = |program: &[sock_filter], arguments| run(program, arch.audit(), number, arguments);
@@ -337,7 +353,7 @@ mod tests {
                 for value in &bad {
                     assert_eq!(ask(&none, at(*value)), refused(rule.errno), "{} {value:#x}", rule.name);
                     for bit in 0..64 {
-                        let kept = ask(&compile(arch, Caps(1 << bit)), at(*value)) == ALLOWED;
+                        let kept = ask(&compile(&[arch], Caps(1 << bit)), at(*value)) == ALLOWED;
                         assert_eq!(kept, rule.unless.0 >> bit & 1 == 1, "{} with {bit}", rule.name);
                     }
                 }
@@ -351,7 +367,7 @@ mod tests {
     #[test]
     fn all_others_are_allowed_and_what_is_newer_is_not_there() {
         for arch in ARCHES {
-            let program = compile(arch, Caps::NONE);
+            let program = compile(&[arch], Caps::NONE);
             let ask = |n| run(&program, arch.audit(), n, [ODD; 6]);
             for n in (0..=LAST_KNOWN).filter(|n| RULES.iter().all(|r| r.number(arch) != Some(*n))) {
                 assert_eq!(ask(n), ALLOWED, "{n}");
@@ -365,13 +381,31 @@ mod tests {
 
     #[test]
     fn other_entries_of_the_processor_kill() {
-        let others = [0x4000_0003, 0x4000_0028, 0];
-        for (arch, other) in [(Arch::X86_64, Arch::Aarch64), (Arch::Aarch64, Arch::X86_64)] {
-            let program = compile(arch, Caps::ALL);
-            for audit in others.into_iter().chain([other.audit()]) {
-                assert_eq!(run(&program, audit, 0, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        for arches in [&[Arch::X86_64][..], &[Arch::Aarch64], &[Arch::X86_64, Arch::I386]] {
+            let program = compile(arches, Caps::ALL);
+            let audits = arches.iter().map(|arch| arch.audit()).collect::<Vec<_>>();
+            for audit in ARCHES.map(Arch::audit).into_iter().chain([0x4000_0028, 0]) {
+                let killed = run(&program, audit, 0, [0; 6]) == libc::SECCOMP_RET_KILL_PROCESS;
+                assert_eq!(killed, !audits.contains(&audit), "{audit:#x}");
             }
         }
+    }
+
+    #[test]
+    fn of_two_architectures_each_has_its_own_numbers() {
+        let program = compile(&[Arch::X86_64, Arch::I386], Caps::NONE);
+        let refused = |arch: Arch, number| run(&program, arch.audit(), number, [ODD; 6]) != ALLOWED;
+        let numbers = 0..=LAST_KNOWN;
+        for arch in [Arch::X86_64, Arch::I386] {
+            let alone = compile(&[arch], Caps::NONE);
+            for number in numbers.clone() {
+                let verdict = run(&alone, arch.audit(), number, [ODD; 6]);
+                assert_eq!(refused(arch, number), verdict != ALLOWED, "{arch:?} {number}");
+            }
+        }
+        // mount and umount2, and what those numbers are to the other.
+        assert!(refused(Arch::X86_64, 165) && refused(Arch::I386, 21) && refused(Arch::I386, 52));
+        assert!(!refused(Arch::X86_64, 21) && !refused(Arch::X86_64, 52) && !refused(Arch::I386, 165));
     }
 
     #[test]
@@ -406,6 +440,7 @@ mod tests {
             assert_eq!(rule.number(arch), Some(expected), "{name}");
         }
         let unknown = ["open_tree_attr", "kexec_file_load", "iopl", "ioperm", "uselib"];
-        assert_eq!(known.len() + unknown.len(), RULES.len());
+        let here = RULES.iter().filter(|rule| rule.number(arch).is_some()).count();
+        assert_eq!(known.len() + unknown.len(), here);
     }
 }
