@@ -101,6 +101,15 @@ impl fmt::Display for Cidr {
     }
 }
 
+/// Few, as an interface has.
+pub fn in_order(addresses: Vec<Cidr>) -> Vec<Cidr> {
+    let mut list = Vec::new();
+    for cidr in addresses {
+        list.insert(list.partition_point(|other| *other < cidr), cidr);
+    }
+    list
+}
+
 /// The octets in the order of the wire.
 pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {

@@ -439,9 +439,11 @@ fn act(machine: &mut Machine, plan: Plan<'_>) -> Result<Outcome> {
     }
     let outside = !wanted.masquerade.is_empty();
     let mut watched = new;
-    watched.extend(wanted.masquerade.into_iter().map(|(switch, _)| switch));
-    watched.sort();
-    watched.dedup();
+    for (switch, _) in wanted.masquerade {
+        if !watched.contains(&switch) {
+            watched.push(switch);
+        }
+    }
     Ok(Outcome { chosen, watched, outside })
 }
 

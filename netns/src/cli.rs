@@ -481,8 +481,17 @@ fn number<T: TryFrom<u32>>(value: OsString, least: u32, most: u32) -> Result<T> 
 
 /// At least a millisecond, at most a minute; fractions as in "0.5".
 fn seconds(word: &str) -> Result<Duration> {
-    let number = word.parse::<f64>().ok().filter(|number| (0.001..=60.0).contains(number));
-    number.map(Duration::from_secs_f64).ok_or_else(|| usage(format!("not 0.001 to 60 seconds: '{word}'")))
+    let (whole, fraction) = word.split_once('.').unwrap_or((word, "0"));
+    let digits = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
+    // Three digits of them count.
+    let parsed = whole.parse().ok().zip(format!("{fraction:0<3.3}").parse().ok());
+    parsed
+        .filter(|_| digits(whole) && digits(fraction))
+        .map(|(seconds, ms): (u64, u64)| {
+            Duration::from_millis(seconds.saturating_mul(1000).saturating_add(ms))
+        })
+        .filter(|wait| (1..=60_000).contains(&wait.as_millis()))
+        .ok_or_else(|| usage(format!("not 0.001 to 60 seconds: '{word}'")))
 }
 
 #[cfg(test)]
@@ -594,6 +603,18 @@ mod tests {
         assert_eq!(parsed("exec web ls -l --help").unwrap(), expected(&["ls", "-l", "--help"]));
         assert_eq!(parsed("exec web -- ls -- x").unwrap(), expected(&["ls", "--", "x"]));
         assert!(is_usage("exec web") && is_usage("exec web --") && is_usage("exec"));
+    }
+
+    #[test]
+    fn seconds_have_fractions() {
+        let ms = |word: &str| seconds(word).ok().map(|wait| wait.as_millis());
+        assert_eq!(
+            [ms("3"), ms("0.5"), ms("1.0019"), ms("60.0")],
+            [Some(3000), Some(500), Some(1001), Some(60_000)]
+        );
+        for bad in ["0", "0.0009", "60.001", "-1", "+1", "1e1", ".", ".5", "", "x", "99999999999999999999"] {
+            assert_eq!(ms(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use unshare::fail::hint;
 
-use crate::address::{Cidr, Mac, format_mac};
+use crate::address::{Cidr, Mac, format_mac, in_order};
 use crate::machine::{Machine, need_capabilities};
 use crate::netlink::{Message, Socket};
 use crate::plug::{Plug, Vlans};
@@ -277,8 +277,7 @@ fn complete(
 fn compare(inside: &mut Socket, spec: &LinkSpec, inner: &Link, differences: &mut Differences) -> Result<()> {
     if !spec.addresses.is_empty() || spec.next_free {
         let present = rtnl::addresses(inside, inner.index)?;
-        let mut asked = spec.addresses.clone();
-        asked.sort();
+        let asked = in_order(spec.addresses.clone());
         // Any address is a free one that was taken before.
         if !spec.next_free || present.is_empty() {
             differences.note("address", &join(&present), &join(&asked));

@@ -4,6 +4,7 @@
 //! Nothing else of the process is of one namespace: a netlink socket stays where it was opened, so a command
 //! goes from namespace to namespace and comes home for what the host's files and programs are needed for.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, bail};
@@ -38,7 +39,6 @@ pub enum Undo {
 /// A namespace that links end in.
 pub struct Space {
     pub target: Target,
-    inode: u64,
     fd: Held,
     inside: Socket,
 }
@@ -94,28 +94,28 @@ impl Machine {
     /// Opens the namespaces of `targets`; afterwards `space_of` knows them. Locked in the order of their
     /// inodes, so that two commands never wait for each other; the host comes after them (`lock_host`).
     pub fn open_spaces<'a>(&mut self, targets: impl Iterator<Item = &'a Target>, lock: bool) -> Result<()> {
-        let mut opened: Vec<(u64, &Target, OwnedFd)> = Vec::new();
-        for target in targets {
-            if opened.iter().all(|(_, known, _)| *known != target) {
-                let fd = target.open()?;
-                opened.push((store::inode(&fd)?, target, fd));
-            }
-        }
-        opened.sort_by_key(|(inode, _, _)| *inode);
-        make_room(opened.len())?;
         let home = store::inode(&self.home)?;
-        self.spaces.clear();
-        for (inode, target, fd) in opened {
-            // They would wait for their own lock.
-            if let Some(other) = self.spaces.iter().find(|space| space.inode == inode) {
-                bail!("'{}' and '{}' are the same namespace", other.target.label(), target.label());
+        let mut opened: BTreeMap<u64, (&Target, OwnedFd)> = BTreeMap::new();
+        for target in targets {
+            if opened.values().any(|(known, _)| *known == target) {
+                continue;
             }
+            let fd = target.open()?;
+            let inode = store::inode(&fd)?;
             if inode == home {
                 bail!("'{}' is the host's own namespace", target.label());
             }
+            // They would wait for their own lock.
+            if let Some((other, _)) = opened.insert(inode, (target, fd)) {
+                bail!("'{}' and '{}' are the same namespace", other.label(), target.label());
+            }
+        }
+        make_room(opened.len())?;
+        self.spaces.clear();
+        for (target, fd) in opened.into_values() {
             let fd = if lock { Held::Locked(locked(fd)?) } else { Held::Open(fd) };
             enter(fd.fd())?;
-            self.spaces.push(Space { target: target.clone(), inode, fd, inside: Socket::open()? });
+            self.spaces.push(Space { target: target.clone(), fd, inside: Socket::open()? });
         }
         self.go_home()
     }

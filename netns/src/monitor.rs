@@ -68,7 +68,9 @@ pub fn monitor(as_json: bool) -> Result<()> {
 
 fn whole_links(socket: &mut Socket) -> Result<Links> {
     let label = |link: &Link| belongs_to(link).map(|(ship, ifname)| (link.index, format!("{ship}:{ifname}")));
-    Ok(rtnl::all_links(socket)?.iter().filter_map(label).collect())
+    let mut links = Links::new();
+    links.extend(rtnl::all_links(socket)?.iter().filter_map(label));
+    Ok(links)
 }
 
 /// A name whose namespace is another went and came.

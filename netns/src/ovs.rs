@@ -168,20 +168,26 @@ impl Ovs {
         let (ports, interfaces) = (rows(&results[1]), rows(&results[2]));
         let read = |row: &Value| -> Option<Bridge> {
             let name = row["name"].as_str()?.to_owned();
-            let own: BTreeSet<&str> = set(&row["ports"]).into_iter().filter_map(uuid).collect();
+            let mut own = BTreeSet::new();
+            own.extend(set(&row["ports"]).into_iter().filter_map(uuid));
             let own = ports.iter().filter(|port| uuid(&port["_uuid"]).is_some_and(|id| own.contains(id)));
-            let mut ports: Vec<Port> = own.filter_map(|port| read_port(port, interfaces)).collect();
-            // The bridge's own port is no port to speak of.
-            ports.retain(|port| port.name != name);
-            ports.sort_by(|a, b| a.name.cmp(&b.name));
+            let mut ports: Vec<Port> = Vec::new();
+            for port in own.filter_map(|port| read_port(port, interfaces)) {
+                // The bridge's own port is no port to speak of.
+                if port.name != name {
+                    ports.insert(ports.partition_point(|other| other.name < port.name), port);
+                }
+            }
             let own = interfaces.iter().find(|interface| interface["name"] == name);
             let mtu = own
                 .and_then(|own| set(&own["mtu_request"]).first()?.as_u64())
                 .and_then(|mtu| mtu.try_into().ok());
             Some(Bridge { name, netdev: row["datapath_type"] == "netdev", mtu, ports })
         };
-        let mut bridges: Vec<Bridge> = rows(&results[0]).iter().filter_map(read).collect();
-        bridges.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut bridges: Vec<Bridge> = Vec::new();
+        for bridge in rows(&results[0]).iter().filter_map(read) {
+            bridges.insert(bridges.partition_point(|other| other.name < bridge.name), bridge);
+        }
         Ok(bridges)
     }
 
@@ -369,7 +375,7 @@ fn read_port(row: &Value, interfaces: &[Value]) -> Option<Port> {
 
 /// One wait, two inserts a port and one mutation a bridge.
 fn additions(ports: &[NewPort<'_>]) -> Vec<Value> {
-    let bridges: BTreeSet<&str> = ports.iter().map(|port| port.bridge).collect();
+    let bridges = bridges_of(ports);
     let there = |bridge: &&str| {
         let same = json!([{"name": bridge}]);
         wait("Bridge", json!([["name", "==", bridge]]), "name", "==", same, Duration::ZERO)
@@ -396,6 +402,17 @@ fn additions(ports: &[NewPort<'_>]) -> Vec<Value> {
     operations
 }
 
+/// Each once.
+fn bridges_of<'a>(ports: &[NewPort<'a>]) -> Vec<&'a str> {
+    let mut bridges = Vec::new();
+    for port in ports {
+        if !bridges.contains(&port.bridge) {
+            bridges.push(port.bridge);
+        }
+    }
+    bridges
+}
+
 fn port_row(port: &NewPort<'_>, at: usize) -> Value {
     // The end of a ship's link does not outlive a boot: "transient" lets Open vSwitch's own start-up drop it.
     let mut row = json!({"name": port.name, "interfaces": ["named-uuid", format!("i{at}")]});
@@ -415,7 +432,7 @@ fn port_row(port: &NewPort<'_>, at: usize) -> Value {
 /// Puts the two refusals that people meet into their words.
 fn explain(error: Error, ports: &[NewPort<'_>]) -> Error {
     let Some(refused) = error.downcast_ref::<Refused>() else { return error };
-    let bridges: BTreeSet<&str> = ports.iter().map(|port| port.bridge).collect();
+    let bridges = bridges_of(ports);
     if let Some(bridge) = bridges.into_iter().nth(refused.operation) {
         return anyhow!("no switch '{bridge}'");
     }

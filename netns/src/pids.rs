@@ -30,12 +30,11 @@ pub fn identify(pid: Option<i32>, as_json: bool) -> Result<()> {
         }
         Err(error) => return Err(error).with_context(|| format!("cannot look at '{file}'")),
     };
-    let mut names: Vec<String> = store::entries()?
+    let names: Vec<String> = store::entries()?
         .into_iter()
         .filter(|entry| entry.inode == Some(inode))
         .map(|entry| entry.name)
         .collect();
-    names.sort();
     print(&match as_json {
         true => format!("{}\n", json!({"pid": pid, "inode": inode, "names": names})),
         false => names.iter().map(|name| format!("{name}\n")).collect(),

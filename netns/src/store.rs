@@ -176,14 +176,13 @@ pub fn entries() -> Result<Vec<Entry>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("cannot read '{DIR}'")),
     };
-    let mut entries = Vec::new();
+    let mut entries: Vec<Entry> = Vec::new();
     for entry in listing {
         let name = entry.with_context(|| format!("cannot read '{DIR}'"))?.file_name();
         let name = OsString::into_string(name).unwrap_or_else(|odd| odd.to_string_lossy().into_owned());
         let inode = inode_of(&name);
-        entries.push(Entry { name, inode });
+        entries.insert(entries.partition_point(|other| other.name < name), Entry { name, inode });
     }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
 }
 
@@ -217,7 +216,9 @@ pub fn whole_names() -> Result<BTreeMap<String, u64>> {
         Err(error) if is_not_found(&error) => return Ok(BTreeMap::new()),
         lock => lock?,
     };
-    Ok(entries()?.into_iter().filter_map(|entry| Some((entry.name, entry.inode?))).collect())
+    let mut names = BTreeMap::new();
+    names.extend(entries()?.into_iter().filter_map(|entry| Some((entry.name, entry.inode?))));
+    Ok(names)
 }
 
 /// A mount of its own, shared with other mount namespaces; nothing to do but the first time. Private in
@@ -336,7 +337,7 @@ fn is_not_found(error: &Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// The processes of a namespace that /proc shows here.
+/// The processes of a namespace that /proc shows here, and in its order: that of their numbers.
 pub fn processes_in(inode: u64) -> Result<Vec<i32>> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc").context("cannot read '/proc'")? {
@@ -347,7 +348,6 @@ pub fn processes_in(inode: u64) -> Result<Vec<i32>> {
             pids.push(pid);
         }
     }
-    pids.sort_unstable();
     Ok(pids)
 }
 

@@ -275,7 +275,9 @@ fn pack(machine: &mut Machine, index: u32, wanted: impl Fn(&Cidr) -> bool) -> Re
     if tangled {
         bail!("routes with several next hops lead over it, which cannot be moved");
     }
-    luggage.routes.sort_by_key(|raw| find(raw, RTA_GATEWAY).is_some());
+    let (over_gateways, direct): (Vec<_>, Vec<_>) =
+        luggage.routes.into_iter().partition(|raw| find(raw, RTA_GATEWAY).is_some());
+    luggage.routes = [direct, over_gateways].concat();
     Ok(luggage)
 }
 

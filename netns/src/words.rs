@@ -255,12 +255,11 @@ fn parse_vlan(number: &str) -> Result<u16> {
 fn trunks(list: &mut Vec<u16>, words: &str) -> Result<()> {
     for id in words.split(',') {
         let id = parse_vlan(id)?;
-        if list.contains(&id) {
-            bail!("VLAN '{id}' is given twice");
+        match list.binary_search(&id) {
+            Ok(_) => bail!("VLAN '{id}' is given twice"),
+            Err(at) => list.insert(at, id),
         }
-        list.push(id);
     }
-    list.sort_unstable();
     Ok(())
 }
 

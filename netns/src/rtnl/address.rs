@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 
-use crate::address::{Cidr, octets};
+use crate::address::{Cidr, in_order, octets};
 use crate::netlink::{Attributes, Message, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Socket, u32_at};
 
 // linux/rtnetlink.h
@@ -60,8 +60,7 @@ pub fn addresses(socket: &mut Socket, index: u32) -> Result<Vec<Cidr>> {
             list.extend(parse_address(payload));
         }
     })?;
-    list.sort();
-    Ok(list)
+    Ok(in_order(list))
 }
 
 pub fn parse_address(payload: &[u8]) -> Option<Cidr> {

@@ -4,7 +4,7 @@
 //! under way: getnameinfo(3) knows no time limit, and takes ten seconds where nobody answers. That process
 //! stays in the network namespace that the names are known in.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,7 +24,7 @@ const LONGEST: usize = 1025 + 64;
 
 pub struct Names {
     hosts: String,
-    known: HashMap<IpAddr, Option<String>>,
+    known: BTreeMap<IpAddr, Option<String>>,
     /// Asked for and not known yet, the earliest first.
     pending: Vec<(IpAddr, Instant)>,
     helper: Option<Helper>,
@@ -33,7 +33,7 @@ pub struct Names {
 impl Names {
     /// Nobody has a name.
     pub fn none() -> Names {
-        Names { hosts: String::new(), known: HashMap::new(), pending: Vec::new(), helper: None }
+        Names { hosts: String::new(), known: BTreeMap::new(), pending: Vec::new(), helper: None }
     }
 
     /// To be called where the names are known: the process that asks stays there. Without it, where none can

@@ -21,7 +21,8 @@ pub fn line(ttl: u8, hop: &Hop, names: &Names) -> String {
             line += &format!(" {}{}", shown(reply.from, names), reply.what.mark());
             last = Some((reply.from, &reply.what));
         }
-        line += &format!("  {:.3} ms", reply.time.as_secs_f64() * 1e3);
+        let us = reply.time.as_micros();
+        line += &format!("  {}.{:03} ms", us / 1000, us % 1000);
     }
     line + "\n"
 }
