@@ -28,6 +28,8 @@ fn a_malformed_line_is_2_and_changes_nothing() {
         ("web/tasks", "name of a control file"),
         ("memory.max", "name of a control file"),
         ("mem=100M", "hint: the group comes first"),
+        // As others spell it: nothing is removed.
+        ("-r memory.max=50M web", "hint: the group comes first"),
         ("web mem=", "hint: an unset variable?"),
         ("web mem=100MB", "hint: write 100M or 100MiB"),
         ("web mem=50", "hint: if it is meant: --force"),
@@ -229,6 +231,16 @@ fn a_limit_below_what_is_in_use_is_refused_without_force() {
     assert_eq!(host.read("sys/fs/cgroup/web/memory.max"), "max");
     host.cgset(&["web", "mem=10M", "--force"]).ended_with(0);
     assert_eq!(host.read("sys/fs/cgroup/web/memory.max"), "10485760");
+}
+
+#[test]
+fn process_1_is_moved_only_by_force() {
+    let host = Host::v2("");
+    host.write("proc/1/cgroup", "0::/\n");
+    host.cgset(&["web", "--pid", "1"]).ended_with(1).said("hint: if it is meant: --force");
+    assert!(
+        host.plan(&["web", "--force", "--pid", "1"]).ends_with("echo 1 > /sys/fs/cgroup/web/cgroup.procs\n")
+    );
 }
 
 #[test]

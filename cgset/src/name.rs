@@ -40,6 +40,10 @@ const CONTROL_FILES_V1: [&str; 3] = ["tasks", "notify_on_release", "release_agen
 
 pub fn group(name: &str) -> Result<Group> {
     let refuse = |why: &str| Err(usage(format!("'{}' cannot be a group: {why}", name.escape_debug())));
+    if name.contains('=') {
+        let error = usage(format!("'{}' cannot be a group: it looks like a word", name.escape_debug()));
+        return Err(hint(error, "the group comes first: cgset GROUP mem=100M"));
+    }
     if name.is_empty() {
         return refuse("the name is empty");
     }
@@ -63,10 +67,6 @@ pub fn group(name: &str) -> Result<Group> {
         if CONTROL_FILES_V1.contains(&part) || CONTROL_FILES.iter().any(|file| part.starts_with(file)) {
             return refuse(&format!("'{part}' is, or may become, the name of a control file"));
         }
-    }
-    if name.contains('=') {
-        let error = usage(format!("'{name}' cannot be a group: it looks like a word"));
-        return Err(hint(error, "the group comes first: cgset GROUP mem=100M"));
     }
     Ok(Group(name.into()))
 }

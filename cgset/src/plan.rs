@@ -149,7 +149,7 @@ pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
     let from: Vec<PathBuf> = existing.iter().map(|place| place.path.clone()).collect();
     let gather = newcomers.map(|place| Step::Gather { from: from.clone(), into: place.clone() });
     plan.steps.extend(gather.collect::<Vec<_>>());
-    moves(&mut plan, layout, &request.pids)?;
+    moves(&mut plan, layout, request)?;
     Ok(plan)
 }
 
@@ -255,8 +255,12 @@ fn enable(plan: &mut Plan, hierarchy: &Hierarchy, level: &Path, words: &[&Word])
     }
 }
 
-fn moves(plan: &mut Plan, layout: &Layout, pids: &[i32]) -> Result<()> {
-    for &pid in pids {
+fn moves(plan: &mut Plan, layout: &Layout, request: &Request) -> Result<()> {
+    for &pid in &request.pids {
+        if pid == 1 && !request.force {
+            let error = anyhow!("process 1 runs the system: held or out of memory, it takes all with it");
+            return Err(hint(error, "if it is meant: --force"));
+        }
         if !layout.host("/proc").join(pid.to_string()).exists() {
             bail!("there is no process {pid}");
         }
