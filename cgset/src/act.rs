@@ -13,13 +13,14 @@ use nix::sys::uio::pread;
 use unshare::fail::hint;
 
 use crate::amount::human;
-use crate::cli::Request;
 use crate::files::{self, cannot};
 use crate::group::{self, Place};
 use crate::layout::Layout;
 use crate::own::Ids;
 use crate::owner;
 use crate::plan::{Check, Plan, Step, parse_limit};
+use crate::refusal;
+use crate::request::Request;
 
 enum Done {
     Made(PathBuf),
@@ -72,7 +73,7 @@ pub fn act(layout: &Layout, plan: &Plan, request: &Request) -> Result<Undo> {
     let marks = plan.steps.iter().any(|step| matches!(step, Step::Mark { .. }));
     let me = if marks { owner::me() } else { None };
     for step in &plan.steps {
-        if request.verbose {
+        if request.options.verbose {
             eprint!("{}", step.shell());
         }
         match step {
@@ -109,19 +110,7 @@ fn make(dir: &Path, undo: &mut Undo) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-            let error = cannot("make group", dir, errno);
-            return Err(match errno {
-                Errno::EACCES | Errno::EPERM => hint(
-                    error,
-                    "run it as root, with --parent below a group that is yours, or with --scope where systemd runs",
-                ),
-                Errno::EROFS => hint(error, "the cgroup tree is mounted read-only here"),
-                Errno::EAGAIN => hint(
-                    error,
-                    "a group above allows no more below it: cgroup.max.descendants, cgroup.max.depth",
-                ),
-                _ => error,
-            });
+            return Err(refusal::to_make(dir, errno));
         }
     }
     Ok(())
@@ -147,22 +136,7 @@ fn enable(level: &Path, controller: &str, undo: &mut Undo) -> Result<()> {
         undo.done.push(Done::Enabled { level: level.to_owned(), controller: controller.to_owned() });
         return Ok(());
     };
-    let error = cannot(&format!("write '+{controller}' to"), &file, errno);
-    Err(match errno {
-        Errno::EBUSY => {
-            let inside = group::name_them(&group::members(level));
-            let text = format!(
-                "a v2 group that hands controllers down may hold no processes itself, and in '{}' stand: {inside}; \
-                 move them into a group of their own: cgset GROUP --pid N; those of our own group go by --leaf",
-                level.display()
-            );
-            hint(error, text)
-        }
-        Errno::ENOENT => hint(error, format!("the group above does not hand '{controller}' down")),
-        Errno::EOPNOTSUPP => hint(error, "the group is threaded: only cpu and pids work there"),
-        Errno::EACCES | Errno::EPERM => hint(error, "the group is not yours: run it as root"),
-        _ => error,
-    })
+    Err(refusal::to_enable(level, controller, errno))
 }
 
 /// Gives the group to a user. The files differ with the kernel.
@@ -213,15 +187,16 @@ fn set(file: &Path, value: &str, check: &Check) -> Result<Vec<String>> {
     let by_name = matches!(check, Check::Text(_) | Check::Any);
     let (read, fd) = match files::open_file(file, OFlag::O_RDWR) {
         Ok(fd) => (true, fd),
-        Err(Errno::ENOENT) => return Err(no_such_file(file, by_name)),
+        Err(Errno::ENOENT) => return Err(refusal::no_such_file(file, by_name)),
         // Some can only be written, and there is nothing to compare or to undo: devices.deny, memory.reclaim.
-        Err(Errno::EACCES) if by_name => {
-            (false, files::open_file(file, OFlag::O_WRONLY).map_err(|errno| explain(file, value, errno))?)
-        }
-        Err(errno) => return Err(explain(file, value, errno)),
+        Err(Errno::EACCES) if by_name => (
+            false,
+            files::open_file(file, OFlag::O_WRONLY).map_err(|errno| refusal::to_write(file, value, errno))?,
+        ),
+        Err(errno) => return Err(refusal::to_write(file, value, errno)),
     };
     let old = if read { read_back(&fd, file)? } else { None };
-    files::write_fd(fd.as_fd(), value).map_err(|errno| explain(file, value, errno))?;
+    files::write_fd(fd.as_fd(), value).map_err(|errno| refusal::to_write(file, value, errno))?;
     let Some(old) = old else { return Ok(Vec::new()) };
     let back = check.way_back(&old);
     let now = read_back(&fd, file)?.unwrap_or_default();
@@ -250,68 +225,6 @@ fn read_back(fd: &OwnedFd, file: &Path) -> Result<Option<String>> {
             Err(errno) => return Err(cannot("read", file, errno)),
         }
     }
-}
-
-fn explain(file: &Path, value: &str, errno: Errno) -> Error {
-    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("");
-    let what = match errno {
-        Errno::EISDIR => "open".to_owned(),
-        _ => format!("write '{value}' to"),
-    };
-    let error = cannot(&what, file, errno);
-    match (name, errno) {
-        ("memory.limit_in_bytes" | "memory.memsw.limit_in_bytes", Errno::EBUSY) => {
-            hint(error, "more than that is in use: stop something in the group first")
-        }
-        ("cpu.cfs_quota_us", Errno::EINVAL) => {
-            hint(error, "on v1 a group may not have more than the one above it: raise that first")
-        }
-        ("cpuset.cpus" | "cpuset.mems", Errno::EINVAL | Errno::EACCES | Errno::ERANGE | Errno::ENOSPC) => {
-            let above = file.ancestors().nth(2).unwrap_or(file);
-            let has = cpuset_above(above, name).unwrap_or_default();
-            hint(
-                error,
-                format!("the group above has '{has}'; a group that is in use needs at least one of them"),
-            )
-        }
-        ("io.max", Errno::ENODEV | Errno::EINVAL) => hint(error, "is that a disk? lsblk lists them"),
-        (_, Errno::EACCES | Errno::EPERM) => hint(error, "run it as root"),
-        _ => error,
-    }
-}
-
-/// What the group above may use: on v2 its own list is most often empty.
-fn cpuset_above(dir: &Path, name: &str) -> Option<String> {
-    let names = [format!("{name}.effective"), name.to_owned()];
-    names.iter().find_map(|name| files::read(&dir.join(name)).ok()).map(|text| text.trim().to_owned())
-}
-
-/// The words under which limits are known on every host.
-const OTHER_NAMES: [(&str, &str); 14] = [
-    ("memory.limit_in_bytes", "mem=100M"),
-    ("memory.max", "mem=100M"),
-    ("memory.memsw.limit_in_bytes", "mem=100M swap=50M"),
-    ("memory.swap.max", "swap=50M"),
-    ("memory.swappiness", "swappiness=0"),
-    ("memory.soft_limit_in_bytes", "high=80M or low=20M, which v2 has instead"),
-    ("cpu.shares", "weight=100"),
-    ("cpu.weight", "weight=100"),
-    ("cpu.cfs_quota_us", "cpu=1.5"),
-    ("cpu.max", "cpu=1.5"),
-    ("blkio.throttle.read_bps_device", "read=/dev/sda:10M"),
-    ("blkio.throttle.write_bps_device", "write=/dev/sda:10M"),
-    ("memory.oom.group", "oomgroup=1"),
-    ("io.max", "read=/dev/sda:10M write=/dev/sda:10M"),
-];
-
-fn no_such_file(file: &Path, by_name: bool) -> Error {
-    let error = cannot("open", file, Errno::ENOENT);
-    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("");
-    let hinted = match OTHER_NAMES.iter().find(|(other, _)| by_name && *other == name) {
-        Some((_, word)) => format!("on this host there is no such file; the word for every host is {word}"),
-        None => "this kernel has no such file; a ? at the end of the value skips it then".into(),
-    };
-    hint(error, hinted)
 }
 
 /// Moves all that stand in the group into one more tree of it, until nobody new is found: some fork meanwhile.
@@ -345,26 +258,5 @@ fn gather(layout: &Layout, from: &[PathBuf], into: &Place, undo: &mut Undo) -> R
 fn enter(pid: i32, file: &Path) -> Result<()> {
     let Err(errno) = files::write(file, &pid.to_string()) else { return Ok(()) };
     let error = Error::new(errno).context(format!("cannot move process {pid} into '{}'", file.display()));
-    Err(refused_entry(error, file, errno))
-}
-
-/// Why the kernel lets nobody in.
-pub fn refused_entry(error: Error, file: &Path, errno: Errno) -> Error {
-    match errno {
-        Errno::EBUSY => {
-            let dir = file.parent().unwrap_or(file);
-            let on = files::read(&dir.join("cgroup.subtree_control")).unwrap_or_default();
-            let text =
-                format!("it hands '{}' down: processes may stand in the groups below it only", on.trim());
-            hint(error, text)
-        }
-        Errno::ENOSPC => hint(error, "a v1 cpuset lets nobody in before cpuset.cpus and cpuset.mems are set"),
-        Errno::EAGAIN => hint(error, "its procs= limit is reached"),
-        Errno::EINVAL => hint(error, "threads of the kernel cannot be moved"),
-        Errno::ESRCH => hint(error, "it has ended"),
-        Errno::EACCES | Errno::EPERM => {
-            hint(error, "run it as root: moving needs the right to write where both groups meet")
-        }
-        _ => error,
-    }
+    Err(refusal::to_enter(error, file, errno))
 }

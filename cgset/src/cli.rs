@@ -1,7 +1,6 @@
 //! cli: the command line as data; touches nothing.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
@@ -10,9 +9,9 @@ use lexopt::Parser;
 use unshare::fail::{Usage, text};
 
 use crate::amount;
-pub use crate::name::{Group, Parent};
-use crate::name::{group, parent};
-use crate::words::{self, Word};
+use crate::name::{Parent, group, parent};
+use crate::request::{Action, Options, Request, Verb};
+use crate::words;
 
 const HELP: &str = "\
 Usage: cgset [options] GROUP [WORD=VALUE...] [--pid N]... [-- COMMAND...]
@@ -66,131 +65,10 @@ Options:
   -V, --version       show the version
 ";
 
-/// What one call is to do.
-#[derive(Debug)]
-pub enum Action {
-    Print(String),
-    /// On groups that are there.
-    Do {
-        verb: Verb,
-        groups: Vec<Group>,
-        options: Options,
-    },
-    Set(Request),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
-    Show,
-    List,
-    Top,
-    WaitOom,
-    Freeze,
-    Thaw,
-    Kill,
-    Remove,
-}
-
-impl Verb {
-    fn name(self) -> &'static str {
-        match self {
-            Verb::Show => "--show",
-            Verb::List => "--list",
-            Verb::Top => "--top",
-            Verb::WaitOom => "--wait-oom",
-            Verb::Freeze => "--freeze",
-            Verb::Thaw => "--thaw",
-            Verb::Kill => "--kill",
-            Verb::Remove => "--remove",
-        }
-    }
-
-    /// How many groups it takes.
-    fn takes(self, count: usize) -> bool {
-        match self {
-            Verb::Show | Verb::WaitOom => count == 1,
-            Verb::List | Verb::Top => count <= 1,
-            Verb::Freeze | Verb::Thaw | Verb::Kill | Verb::Remove => count >= 1,
-        }
-    }
-}
-
-/// Of the verbs.
-#[derive(Debug, Default)]
-pub struct Options {
-    pub parent: Parent,
-    pub json: bool,
-    pub verbose: bool,
-    pub dry_run: bool,
-    pub oom_exit: Option<u8>,
-    pub iterations: Option<u64>,
-    pub delay: Option<Duration>,
-}
-
-#[derive(Debug)]
-pub struct Request {
-    pub group: Group,
-    pub parent: Parent,
-    pub words: Vec<Word>,
-    pub pids: Vec<i32>,
-    pub pids_from_stdin: bool,
-    pub argv: Vec<OsString>,
-    pub keep: bool,
-    pub leaf: bool,
-    pub scope: bool,
-    pub own: Option<String>,
-    pub report: Option<PathBuf>,
-    pub json: bool,
-    pub oom_exit: Option<u8>,
-    pub force: bool,
-    pub dry_run: bool,
-    pub verbose: bool,
-}
-
-impl Request {
-    pub fn runs(&self) -> bool {
-        !self.argv.is_empty()
-    }
-
-    /// A command whose limits may all be skipped, and nothing else is asked of a group: it runs on a host
-    /// without any.
-    pub fn does_without(&self) -> bool {
-        let asks = self.keep || self.leaf || self.scope || self.own.is_some() || self.parent != Parent::Usual;
-        let moves = self.pids_from_stdin || !self.pids.is_empty();
-        let skips = !self.words.is_empty() && self.words.iter().all(|word| word.optional);
-        self.runs() && skips && !asks && !moves
-    }
-
-    /// The processor time is asked for, which v1 counts in a tree of its own.
-    pub fn wants_time(&self) -> bool {
-        self.report.is_some()
-    }
-}
-
-#[derive(Default)]
-struct Flags {
-    verb: Option<Verb>,
-    json: bool,
-    keep: bool,
-    force: bool,
-    dry_run: bool,
-    verbose: bool,
-    leaf: bool,
-    scope: bool,
-    own: Option<String>,
-    report: Option<PathBuf>,
-    oom_exit: Option<u8>,
-    iterations: Option<u64>,
-    delay: Option<Duration>,
-    parent: Parent,
-    pids: Vec<i32>,
-    pids_from_stdin: bool,
-}
-
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action> {
     let mut parser = Parser::from_args(args);
     parser.set_short_equals(false);
-    let mut flags = Flags::default();
+    let mut line = Line::default();
     let mut plain: Vec<OsString> = Vec::new();
     let mut argv = None;
     loop {
@@ -208,18 +86,25 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action> {
                     concat!("cgset (slipway) ", env!("CARGO_PKG_VERSION"), "\n").into(),
                 ));
             }
-            Some(Short(letter)) => flags.short(letter, &mut parser)?,
+            Some(Short(letter)) => line.short(letter, &mut parser)?,
             Some(Long(name)) => {
                 let name = name.to_owned();
-                flags.long(&name, &mut parser)?;
+                line.long(&name, &mut parser)?;
             }
         }
     }
     let plain = plain.into_iter().map(text).collect::<Result<Vec<_>>>()?;
-    action(flags, &plain, argv)
+    action(line, &plain, argv)
 }
 
-impl Flags {
+/// What the options say.
+#[derive(Default)]
+struct Line {
+    verb: Option<Verb>,
+    options: Options,
+}
+
+impl Line {
     fn short(&mut self, letter: char, parser: &mut Parser) -> Result<()> {
         let long = match letter {
             's' => "show",
@@ -237,31 +122,27 @@ impl Flags {
     }
 
     fn long(&mut self, name: &str, parser: &mut Parser) -> Result<()> {
+        if let Some(verb) = Verb::named(name) {
+            return self.verb(verb);
+        }
+        let options = &mut self.options;
         match name {
-            "show" => self.verb(Verb::Show)?,
-            "list" => self.verb(Verb::List)?,
-            "top" => self.verb(Verb::Top)?,
-            "wait-oom" => self.verb(Verb::WaitOom)?,
-            "freeze" => self.verb(Verb::Freeze)?,
-            "thaw" => self.verb(Verb::Thaw)?,
-            "kill" => self.verb(Verb::Kill)?,
-            "remove" => self.verb(Verb::Remove)?,
-            "json" => self.json = true,
-            "keep" => self.keep = true,
-            "force" => self.force = true,
-            "dry-run" => self.dry_run = true,
-            "verbose" => self.verbose = true,
-            "leaf" => self.leaf = true,
-            "scope" => self.scope = true,
-            "own" => self.own = Some(text(parser.value()?)?),
-            "report" => self.report = Some(parser.value()?.into()),
-            "oom-exit" => self.oom_exit = Some(status(&text(parser.value()?)?)?),
-            "iterations" => self.iterations = Some(iterations(&text(parser.value()?)?)?),
-            "delay" => self.delay = Some(delay(&text(parser.value()?)?)?),
-            "parent" => self.parent = parent(&text(parser.value()?)?)?,
+            "json" => options.json = true,
+            "keep" => options.keep = true,
+            "force" => options.force = true,
+            "dry-run" => options.dry_run = true,
+            "verbose" => options.verbose = true,
+            "leaf" => options.leaf = true,
+            "scope" => options.scope = true,
+            "own" => options.own = Some(text(parser.value()?)?),
+            "report" => options.report = Some(parser.value()?.into()),
+            "oom-exit" => options.oom_exit = Some(status(&text(parser.value()?)?)?),
+            "iterations" => options.iterations = Some(iterations(&text(parser.value()?)?)?),
+            "delay" => options.delay = Some(delay(&text(parser.value()?)?)?),
+            "parent" => options.parent = parent(&text(parser.value()?)?)?,
             "pid" => match text(parser.value()?)?.as_str() {
-                "-" => self.pids_from_stdin = true,
-                word => self.pids.push(pid(word)?),
+                "-" => options.pids_from_stdin = true,
+                word => options.pids.push(pid(word)?),
             },
             other => return Err(Long(other).unexpected().into()),
         }
@@ -276,48 +157,48 @@ impl Flags {
             _ => Ok(()),
         }
     }
-
-    /// What is given and belongs to a command, or to setting at least.
-    fn of_setting(&self) -> Option<&'static str> {
-        let given = [
-            (self.keep, "--keep"),
-            (self.force, "--force"),
-            (self.leaf, "--leaf"),
-            (self.scope, "--scope"),
-            (self.own.is_some(), "--own"),
-            (self.report.is_some(), "--report"),
-            (self.pids_from_stdin || !self.pids.is_empty(), "--pid"),
-        ];
-        given.iter().find(|(given, _)| *given).map(|(_, name)| *name)
-    }
 }
 
-fn action(flags: Flags, plain: &[String], argv: Option<Vec<OsString>>) -> Result<Action> {
+/// What is given and belongs to a command, or to setting at least.
+fn of_setting(options: &Options) -> Option<&'static str> {
+    let given = [
+        (options.keep, "--keep"),
+        (options.force, "--force"),
+        (options.leaf, "--leaf"),
+        (options.scope, "--scope"),
+        (options.own.is_some(), "--own"),
+        (options.report.is_some(), "--report"),
+        (options.pids_from_stdin || !options.pids.is_empty(), "--pid"),
+    ];
+    given.iter().find(|(given, _)| *given).map(|(_, name)| *name)
+}
+
+fn action(line: Line, plain: &[String], argv: Option<Vec<OsString>>) -> Result<Action> {
     if argv.as_ref().is_some_and(Vec::is_empty) {
         return Err(usage("no command after '--'".into()));
     }
-    match flags.verb {
-        Some(verb) => act_on_groups(verb, flags, plain, argv.is_some()),
-        None => set(flags, plain, argv.unwrap_or_default()),
+    match line.verb {
+        Some(verb) => act_on_groups(verb, line.options, plain, argv.is_some()),
+        None => set(line.options, plain, argv.unwrap_or_default()),
     }
 }
 
-fn act_on_groups(verb: Verb, flags: Flags, plain: &[String], runs: bool) -> Result<Action> {
+fn act_on_groups(verb: Verb, options: Options, plain: &[String], runs: bool) -> Result<Action> {
     use Verb::*;
     let name = verb.name();
     if runs {
         return Err(usage(format!("{name} takes no command")));
     }
     let others = [
-        (flags.json && !matches!(verb, Show | List | Top), "--json"),
-        (flags.oom_exit.is_some() && verb != WaitOom, "--oom-exit"),
-        (flags.iterations.is_some() && verb != Top, "--iterations"),
-        (flags.delay.is_some() && verb != Top, "--delay"),
-        (flags.dry_run && verb != Remove, "--dry-run"),
-        (flags.verbose && verb != Remove, "--verbose"),
+        (options.json && !matches!(verb, Show | List | Top), "--json"),
+        (options.oom_exit.is_some() && verb != WaitOom, "--oom-exit"),
+        (options.iterations.is_some() && verb != Top, "--iterations"),
+        (options.delay.is_some() && verb != Top, "--delay"),
+        (options.dry_run && verb != Remove, "--dry-run"),
+        (options.verbose && verb != Remove, "--verbose"),
     ];
     let other = others.iter().find(|(given, _)| *given).map(|(_, name)| *name);
-    if let Some(other) = flags.of_setting().or(other) {
+    if let Some(other) = of_setting(&options).or(other) {
         return Err(usage(format!("{other} does not belong to {name}")));
     }
     if !verb.takes(plain.len()) {
@@ -329,59 +210,39 @@ fn act_on_groups(verb: Verb, flags: Flags, plain: &[String], runs: bool) -> Resu
         }));
     }
     let groups = plain.iter().map(|name| group(name)).collect::<Result<_>>()?;
-    let Flags { parent, json, verbose, dry_run, oom_exit, iterations, delay, .. } = flags;
-    Ok(Action::Do {
-        verb,
-        groups,
-        options: Options { parent, json, verbose, dry_run, oom_exit, iterations, delay },
-    })
+    Ok(Action::Do { verb, groups, options })
 }
 
-fn set(flags: Flags, plain: &[String], argv: Vec<OsString>) -> Result<Action> {
+fn set(mut options: Options, plain: &[String], argv: Vec<OsString>) -> Result<Action> {
     let Some((first, rest)) = plain.split_first() else { return Err(usage("no group given".into())) };
     let group = group(first)?;
     let of_command = [
-        (flags.keep, "--keep belongs to a command: without one the group stays anyway"),
-        (flags.scope, "--scope belongs to a command: a scope ends with what runs in it"),
-        (flags.report.is_some(), "--report belongs to a command"),
-        (flags.oom_exit.is_some(), "--oom-exit belongs to a command or to --wait-oom"),
+        (options.keep, "--keep belongs to a command: without one the group stays anyway"),
+        (options.scope, "--scope belongs to a command: a scope ends with what runs in it"),
+        (options.report.is_some(), "--report belongs to a command"),
+        (options.oom_exit.is_some(), "--oom-exit belongs to a command or to --wait-oom"),
     ];
     let of_others = [
-        (flags.json && flags.report.is_none(), "--json belongs to --show, --list, --top or --report"),
-        (flags.iterations.is_some(), "--iterations belongs to --top"),
-        (flags.delay.is_some(), "--delay belongs to --top"),
-        (flags.leaf && !matches!(flags.parent, Parent::Own | Parent::Usual), "--leaf belongs to --parent ."),
+        (options.json && options.report.is_none(), "--json belongs to --show, --list, --top or --report"),
+        (options.iterations.is_some(), "--iterations belongs to --top"),
+        (options.delay.is_some(), "--delay belongs to --top"),
+        (
+            options.leaf && !matches!(options.parent, Parent::Own | Parent::Usual),
+            "--leaf belongs to --parent .",
+        ),
     ];
     let of_command = of_command.iter().filter(|_| argv.is_empty());
     if let Some((_, text)) = of_command.chain(&of_others).find(|(given, _)| *given) {
         return Err(usage((*text).into()));
     }
-    // In the scope, cgset is called once more, and with these.
-    let scope = flags.scope && !flags.leaf;
-    if scope && flags.parent != Parent::Usual {
-        return Err(usage("--scope puts the group below a scope: no --parent".into()));
+    // In the scope, cgset is called once more, with these before all.
+    let inside = options.leaf && options.parent == Parent::Own;
+    options.scope &= !inside;
+    if options.scope && (options.leaf || options.parent != Parent::Usual) {
+        return Err(usage("--scope puts the group below a scope: no --parent, no --leaf".into()));
     }
-    let words = words::parse_all(rest, flags.force)?;
-    let Flags { parent, pids, pids_from_stdin, keep, leaf, own, report, json, .. } = flags;
-    let Flags { oom_exit, force, dry_run, verbose, .. } = flags;
-    Ok(Action::Set(Request {
-        group,
-        parent,
-        words,
-        pids,
-        pids_from_stdin,
-        argv,
-        keep,
-        leaf,
-        scope,
-        own,
-        report,
-        json,
-        oom_exit,
-        force,
-        dry_run,
-        verbose,
-    }))
+    let words = words::parse_all(rest, options.force)?;
+    Ok(Action::Set(Request { group, words, argv, options }))
 }
 
 pub fn usage(text: String) -> Error {
@@ -431,7 +292,7 @@ mod tests {
     #[test]
     fn the_command_keeps_its_own_options() {
         let Ok(Action::Set(request)) = read("web mem=1M -v -- ls --show -- x") else { panic!("not parsed") };
-        assert_eq!((request.group.0.as_str(), request.verbose), ("web", true));
+        assert_eq!((request.group.0.as_str(), request.options.verbose), ("web", true));
         assert_eq!(request.argv, ["ls", "--show", "--", "x"]);
     }
 
@@ -464,6 +325,7 @@ mod tests {
             "web --parent / --leaf",
             "web --parent x --leaf",
             "web --parent . --scope -- ls",
+            "web --leaf --scope -- ls",
             "web ls",
             "web --nonsense",
             "mem=1M",

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::cli::{Group, Parent};
 use crate::files;
 use crate::layout::{Hierarchy, Layout};
+use crate::name::{Group, Parent};
 
 /// The directory of the group in one tree.
 #[derive(Debug, Clone, PartialEq, Eq)]

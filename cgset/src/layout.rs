@@ -11,8 +11,8 @@ use anyhow::{Error, Result, anyhow};
 use nix::unistd::geteuid;
 use unshare::fail::hint;
 
-use crate::cli::{Group, Parent};
 use crate::files;
+use crate::name::{Group, Parent};
 use crate::words::Word;
 
 /// One tree of groups: the v2 tree, or a v1 mount with its controllers.

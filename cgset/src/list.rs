@@ -8,10 +8,10 @@ use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 use unshare::fail;
 
-use crate::cli::{Group, Parent};
 use crate::files;
 use crate::group::{self, Place};
 use crate::layout::Layout;
+use crate::name::{Group, Parent};
 use crate::sys;
 
 /// A group and those below it.

@@ -21,8 +21,10 @@ mod oom;
 mod own;
 mod owner;
 mod plan;
+mod refusal;
 mod remove;
 mod report;
+mod request;
 mod run;
 mod script;
 mod show;
@@ -37,10 +39,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Error, Result, anyhow};
 use unshare::fail::{self, Statuses};
 
-use cli::{Action, Group, Options, Request, Verb};
 use group::Place;
 use layout::Layout;
+use name::Group;
 use report::Report;
+use request::{Action, Options, Request, Verb};
 
 /// Of --wait-oom: the kernel has killed.
 const KILLED: u8 = 3;
@@ -101,20 +104,21 @@ fn set(request: &mut Request) -> Result<()> {
     if layout.hierarchies.is_empty() && !request.does_without() {
         return Err(layout::none_mounted());
     }
-    if request.scope {
+    if request.options.scope {
         return systemd::enter_scope(&layout, request);
     }
-    if request.pids_from_stdin {
+    if request.options.pids_from_stdin {
         let mut text = String::new();
         std::io::stdin()
             .read_to_string(&mut text)
             .context("cannot read process numbers from standard input")?;
-        request.pids.extend(cli::pids(&text)?);
+        request.options.pids.extend(cli::pids(&text)?);
     }
-    if request.dry_run {
+    if request.options.dry_run {
         return fail::print(&plan::plan(&layout, request)?.script(request));
     }
-    let report = request.report.as_ref().map(|path| Report::open(path, request.json)).transpose()?;
+    let report =
+        request.options.report.as_ref().map(|path| Report::open(path, request.options.json)).transpose()?;
     // From here to the end no signal may come between a step and its undo.
     let held = run::hold_signals(request.runs())?;
     owner::settle(&layout, request)?;

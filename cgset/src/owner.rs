@@ -13,11 +13,12 @@ use anyhow::{Result, anyhow};
 use nix::errno::Errno;
 use unshare::fail::hint;
 
-use crate::cli::{Group, Parent, Request};
 use crate::files;
 use crate::group::{self, Place};
 use crate::layout::Layout;
+use crate::name::{Group, Parent};
 use crate::remove;
+use crate::request::Request;
 use crate::sys;
 
 /// trusted.* asks for CAP_SYS_ADMIN, and cannot be forged without; user.* serves in a user namespace.
@@ -46,7 +47,7 @@ pub fn mark(dir: &Path, me: Option<&String>, level: bool) {
 }
 
 fn unmark(layout: &Layout, request: &Request) -> Result<()> {
-    for place in group::existing(layout, &request.parent, &request.group)? {
+    for place in group::existing(layout, &request.options.parent, &request.group)? {
         let _ = NAMES.iter().any(|name| sys::remove_xattr(&place.path, name).is_ok());
     }
     Ok(())
@@ -89,20 +90,20 @@ fn owner(mark: Option<&str>) -> Owner {
 pub fn settle(layout: &Layout, request: &Request) -> Result<()> {
     let name = &request.group.0;
     let Some(tracker) = layout.tracker() else { return Ok(()) };
-    let place = Place::new(layout, tracker, &request.parent, &request.group)?;
+    let place = Place::new(layout, tracker, &request.options.parent, &request.group)?;
     let mark = read_mark(&place.path);
     let level = mark.as_ref().is_some_and(|mark| mark.ends_with(LEVEL));
     match owner(mark.as_deref()) {
         // Groups of others may lie below a level: it goes only when it is empty.
         Owner::Gone if request.runs() && level => {
-            let places = group::existing(layout, &request.parent, &request.group)?;
+            let places = group::existing(layout, &request.options.parent, &request.group)?;
             rmdir_all(&places);
             Ok(())
         }
         Owner::Gone if request.runs() => {
-            let places = group::existing(layout, &request.parent, &request.group)?;
+            let places = group::existing(layout, &request.options.parent, &request.group)?;
             remove::remove(layout, &places, name)?;
-            sweep_levels(layout, &request.parent, &request.group)
+            sweep_levels(layout, &request.options.parent, &request.group)
         }
         // Set from outside, it is the caller's from now on: no run removes it any more.
         Owner::Gone => unmark(layout, request),

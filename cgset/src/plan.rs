@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Error, Result, anyhow, bail};
 use unshare::fail::hint;
 
-use crate::cli::{Parent, Request, usage};
+use crate::cli::usage;
 use crate::files;
 use crate::group::{self, Place};
 use crate::layout::{Hierarchy, LEAF, Layout};
 use crate::limits::Rules;
+use crate::name::Parent;
 use crate::own::{self, Ids};
+use crate::request::{Options, Request};
 use crate::systemd;
 use crate::words::{Knob, Word};
 
@@ -101,9 +103,8 @@ pub fn parse_limit(text: &str) -> Option<u64> {
 }
 
 pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
-    let parent = &request.parent;
     let words = offered(layout, &request.words)?;
-    let existing = group::existing(layout, parent, &request.group)?;
+    let existing = group::existing(layout, &request.options.parent, &request.group)?;
     let mut plan = Plan {
         steps: Vec::new(),
         places: Vec::new(),
@@ -111,37 +112,15 @@ pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
         as_unit: as_unit(layout, &words, request.runs()),
         notes: notes(layout, &words),
     };
-    if let Parent::Group(above) = parent {
-        if group::existing(layout, &Parent::Root, above)?.is_empty() {
-            bail!("there is no group '{}' to put '{}' below", above.0, request.group.0);
-        }
-    }
-    if request.leaf && !layout.below_own(parent) {
-        return Err(usage("--leaf belongs to --parent .".into()));
-    }
-    // Time used is counted by a tree of its own on v1.
-    let counted = |h: &Hierarchy| request.wants_time() && h.has("cpuacct");
-    let needed = |h: &Hierarchy| words.iter().any(|w| h.takes(w)) || counted(h);
-    let others = layout.hierarchies.iter().filter(|h| Some(*h) != layout.tracker());
-    for hierarchy in layout.tracker().into_iter().chain(others) {
-        let exists = existing.iter().any(|p| p.hierarchy == *hierarchy);
-        if exists || needed(hierarchy) || Some(hierarchy) == layout.tracker() {
-            let place = Place::new(layout, hierarchy, parent, &request.group)?;
-            if request.leaf && hierarchy.v2 {
-                leaf(&mut plan, hierarchy, &layout.own(hierarchy)?);
-            }
-            let marked = plan.fresh && request.runs() && !request.keep;
-            make_levels(&mut plan, &place, &words, marked);
-            plan.places.push(place);
-        }
-    }
+    below(layout, request)?;
+    stand(&mut plan, layout, request, &words, &existing)?;
     plan.notes.extend(systemd::note(layout, &plan.places));
     for place in &plan.places {
         let words = words.iter().copied().filter(|w| layout.home_of(w) == Some(&place.hierarchy)).collect();
-        let rules = Rules { layout, place, words, force: request.force, runs: request.runs() };
+        let rules = Rules { layout, place, words, force: request.options.force, runs: request.runs() };
         plan.steps.extend(rules.steps()?);
     }
-    if let Some(word) = &request.own {
+    if let Some(word) = &request.options.own {
         let ids = own::ids(word)?;
         plan.steps.extend(plan.places.iter().map(|place| own::step(layout, place, ids)));
     }
@@ -151,6 +130,47 @@ pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
     plan.steps.extend(gather.collect::<Vec<_>>());
     moves(&mut plan, layout, request)?;
     Ok(plan)
+}
+
+/// There must be something to put the group below.
+fn below(layout: &Layout, request: &Request) -> Result<()> {
+    let Options { parent, leaf, .. } = &request.options;
+    if *leaf && !layout.below_own(parent) {
+        return Err(usage("--leaf belongs to --parent .".into()));
+    }
+    match parent {
+        Parent::Group(above) if group::existing(layout, &Parent::Root, above)?.is_empty() => {
+            bail!("there is no group '{}' to put '{}' below", above.0, request.group.0)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The group's directory in each tree that it needs: the tracker, those of the words, and where it is already.
+fn stand(
+    plan: &mut Plan,
+    layout: &Layout,
+    request: &Request,
+    words: &[&Word],
+    existing: &[Place],
+) -> Result<()> {
+    // Time used is counted by a tree of its own on v1.
+    let counted = |h: &Hierarchy| request.wants_time() && h.has("cpuacct");
+    let needed = |h: &Hierarchy| words.iter().any(|w| h.takes(w)) || counted(h);
+    let others = layout.hierarchies.iter().filter(|h| Some(*h) != layout.tracker());
+    for hierarchy in layout.tracker().into_iter().chain(others) {
+        let exists = existing.iter().any(|p| p.hierarchy == *hierarchy);
+        if exists || needed(hierarchy) || Some(hierarchy) == layout.tracker() {
+            let place = Place::new(layout, hierarchy, &request.options.parent, &request.group)?;
+            if request.options.leaf && hierarchy.v2 {
+                leaf(plan, hierarchy, &layout.own(hierarchy)?);
+            }
+            let marked = plan.fresh && request.runs() && !request.options.keep;
+            make_levels(plan, &place, words, marked);
+            plan.places.push(place);
+        }
+    }
+    Ok(())
 }
 
 /// The words that this host has a controller for; a missing one is an error unless it may be skipped.
@@ -256,8 +276,8 @@ fn enable(plan: &mut Plan, hierarchy: &Hierarchy, level: &Path, words: &[&Word])
 }
 
 fn moves(plan: &mut Plan, layout: &Layout, request: &Request) -> Result<()> {
-    for &pid in &request.pids {
-        if pid == 1 && !request.force {
+    for &pid in &request.options.pids {
+        if pid == 1 && !request.options.force {
             let error = anyhow!("process 1 runs the system: held or out of memory, it takes all with it");
             return Err(hint(error, "if it is meant: --force"));
         }

@@ -15,11 +15,11 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use unshare::fail::{self, hint};
 
-use crate::cli::{Group, Parent};
 use crate::files::{self, cannot, rmdir};
 use crate::freeze::Freezer;
 use crate::group::{self, Place};
 use crate::layout::Layout;
+use crate::name::{Group, Parent};
 use crate::owner;
 
 /// Longer than anything killed takes to go, but for tasks that hang in the kernel.

@@ -22,8 +22,7 @@ use nix::unistd::{ForkResult, Pid, pipe2, read, write};
 use unshare::child::{DeathTie, Held, Wait, end_as};
 use unshare::fail::{self, Statuses};
 
-use crate::act::{Undo, refused_entry};
-use crate::cli::Request;
+use crate::act::Undo;
 use crate::counters;
 use crate::files;
 use crate::group::{self, Place};
@@ -31,8 +30,10 @@ use crate::layout::Layout;
 use crate::oom::{self, Watch};
 use crate::owner;
 use crate::plan::Plan;
+use crate::refusal;
 use crate::remove;
 use crate::report::{End, Report};
+use crate::request::Request;
 
 const STATUSES: Statuses = Statuses { usage: 2, failure: 125 };
 
@@ -69,18 +70,18 @@ pub fn run(
     let (made, undo) = if ran { (done.keep(), None) } else { (Vec::new(), Some(done)) };
     let status = status?;
     // A limit that was set meanwhile may have brought a tree more.
-    let places = group::existing(layout, &request.parent, &request.group)?;
+    let places = group::existing(layout, &request.options.parent, &request.group)?;
     let end = End { status, wall, kills: counters::oom_kills(&places).saturating_sub(kills_before) };
     if ran {
         tell_kills(&places, request, end.kills);
     }
     let reported = report.map_or(Ok(()), |report| report.write(&places, &request.group.0, &end));
-    if plan.fresh && !request.keep {
+    if plan.fresh && !request.options.keep {
         tidy(layout, &places, request, &made);
     }
     drop(undo);
     reported?;
-    match request.oom_exit {
+    match request.options.oom_exit {
         Some(code) if ran && end.kills > 0 => exit(code.into()),
         _ => end_as(status),
     }
@@ -91,11 +92,12 @@ fn tidy(layout: &Layout, places: &[Place], request: &Request, made: &[PathBuf]) 
     if let Err(error) = remove::remove(layout, places, &request.group.0) {
         fail::report("cgset", &error, &STATUSES);
     }
-    for above in made.iter().rev().filter(|dir| owner::still_mine(dir)) {
-        // Gone with the group, or somebody has put another group there by now.
-        let _ = files::rmdir(above);
+    let above = made.iter().rev().filter(|dir| !places.iter().any(|place| place.path == **dir));
+    for level in above.filter(|dir| owner::still_mine(dir)) {
+        // It stays where somebody has put another group there by now.
+        let _ = files::rmdir(level);
     }
-    let _ = owner::sweep_levels(layout, &request.parent, &request.group);
+    let _ = owner::sweep_levels(layout, &request.options.parent, &request.group);
 }
 
 fn tell_kills(places: &[Place], request: &Request, kills: u64) {
@@ -157,7 +159,7 @@ fn fork_into(v2: Option<&Place>) -> Result<(ForkResult, bool)> {
             Err(Errno::ENOSYS | Errno::E2BIG | Errno::EINVAL | Errno::EPERM) => {}
             Err(errno) => {
                 let error = Error::new(errno).context(format!("cannot start in '{}'", place.path.display()));
-                return Err(refused_entry(error, &place.entrance(), errno));
+                return Err(refusal::to_enter(error, &place.entrance(), errno));
             }
         }
     }
@@ -175,7 +177,7 @@ fn enter<'a>(places: impl Iterator<Item = &'a Place>) -> Result<()> {
         let file = place.entrance();
         if let Err(errno) = files::write(&file, "0") {
             let error = files::cannot("enter", &place.path, errno);
-            return Err(refused_entry(error, &file, errno));
+            return Err(refusal::to_enter(error, &file, errno));
         }
     }
     Ok(())

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::cli::Request;
 use crate::plan::{Plan, Step};
+use crate::request::Request;
 
 impl Plan {
     pub fn script(&self, request: &Request) -> String {
@@ -20,7 +20,7 @@ impl Plan {
             text += &format!("    echo 0 > {}\n", quote_path(&place.entrance()));
         }
         text += &format!("    exec {}\n) || status=$?\n", words.join(" "));
-        if self.fresh && !request.keep {
+        if self.fresh && !request.options.keep {
             for step in self.steps.iter().rev() {
                 if let Step::MakeDir(dir) = step {
                     text += &format!("rmdir {}\n", quote_path(dir));

@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 use unshare::fail;
 
 use crate::amount::{MILLION, human, human_cpu};
-use crate::cli::Group;
 use crate::counters::{self, Cpu, Memory, Procs, Swap};
 use crate::freeze;
 use crate::group::{self, Place};
+use crate::name::Group;
 use crate::plan::parse_limit;
 
 pub fn show(places: &[Place], name: &Group, as_json: bool) -> Result<()> {

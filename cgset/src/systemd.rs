@@ -11,9 +11,9 @@ use anyhow::{Context, Error, Result, anyhow};
 use nix::unistd::geteuid;
 use unshare::fail::{self, hint};
 
-use crate::cli::Request;
 use crate::group::Place;
 use crate::layout::Layout;
+use crate::request::Request;
 use crate::script::quote;
 use crate::sys;
 
@@ -65,7 +65,7 @@ pub fn enter_scope(layout: &Layout, request: &Request) -> Result<()> {
     command.args(["--scope", "--quiet", "--collect", "--property=Delegate=yes"]);
     command.arg(format!("--description=cgset {}", request.group.0)).arg("--").arg(me);
     command.args(["--parent", ".", "--leaf"]).args(std::env::args_os().skip(1));
-    if request.dry_run {
+    if request.options.dry_run {
         let mut words: Vec<String> = command.get_args().map(|word| quote(&word.to_string_lossy())).collect();
         // The first is ours; the command may have one of its own.
         words.iter().position(|word| word == "--dry-run").map(|at| words.remove(at));

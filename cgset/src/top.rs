@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 use unshare::fail;
 
 use crate::amount::human;
-use crate::cli::{Group, Options, Parent};
 use crate::counters;
 use crate::files;
 use crate::layout::Layout;
 use crate::list::{Node, cut};
+use crate::name::{Group, Parent};
+use crate::request::Options;
 use crate::sys;
 
 /// In microseconds.
