@@ -16,6 +16,7 @@ use crate::progress;
 use crate::release::{self, Release, Signed};
 use crate::suite;
 use crate::trouble::Kind;
+use crate::xz;
 
 /// A suite with its verified Release file.
 pub struct Suite {
@@ -212,7 +213,7 @@ impl Access<'_> {
                 Ok(()) => {
                     let packed = self.cache.read(sha);
                     let packed = packed.with_context(|| format!("'{form}' has vanished from the cache"))?;
-                    let bytes = unpack(&form, &packed)?;
+                    let bytes = unpack(&form, &packed, unpacked.map(|(_, size)| *size))?;
                     let keep = unpacked.map(|(sha, _)| sha.clone()).filter(|_| !form.ends_with("Packages"));
                     return text(bytes, keep);
                 }
@@ -234,12 +235,17 @@ fn addresses(suite: &Suite, path: &str, sha256: &str) -> Vec<String> {
     suite.mirrors.iter().flat_map(of).collect()
 }
 
-fn unpack(name: &str, packed: &[u8]) -> Result<Vec<u8>> {
+/// `size` is what the Release file says of it, if it does: room for just that much keeps the memory small.
+fn unpack(name: &str, packed: &[u8], size: Option<u64>) -> Result<Vec<u8>> {
+    let damaged = |error: anyhow::Error| Kind::BadPackage.because(format!("'{name}' is damaged"), error);
+    let side_by_side = size.filter(|_| name.ends_with(".xz")).and_then(|size| xz::unpack(packed, size));
+    if let Some(bytes) = side_by_side {
+        return bytes.map_err(damaged);
+    }
     let file = name.rsplit('/').next().filter(|file| file.contains('.')).unwrap_or("Packages.tar");
-    let mut bytes = Vec::with_capacity(packed.len() * 6);
-    deb::unpacker(file, packed)?
-        .read_to_end(&mut bytes)
-        .map_err(|e| Kind::BadPackage.because(format!("'{name}' is damaged"), e))?;
+    let known = size.map(|size| size as usize).filter(|size| size / 100 <= packed.len());
+    let mut bytes = Vec::with_capacity(known.unwrap_or(packed.len() * 6));
+    deb::unpacker(file, packed)?.read_to_end(&mut bytes).map_err(|error| damaged(error.into()))?;
     Ok(bytes)
 }
 

@@ -87,6 +87,15 @@ fn damaged_release_files_are_read_or_refused() {
     });
 }
 
+#[test]
+fn damaged_xz_files_are_unpacked_or_refused() {
+    let packed = crate::xz::tests::three_blocks();
+    rounds(|dice| {
+        let bytes = dice.damage(&packed);
+        let _ = crate::xz::unpack(&bytes, 171);
+    });
+}
+
 fn tar(entries: &[(&str, tar::EntryType)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, kind) in entries {

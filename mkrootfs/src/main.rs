@@ -42,6 +42,7 @@ mod trouble;
 mod unpack;
 mod verify;
 mod version;
+mod xz;
 
 use std::io::IsTerminal;
 use std::path::Path;
