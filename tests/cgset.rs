@@ -243,6 +243,23 @@ fn process_1_is_moved_only_by_force() {
     );
 }
 
+/// The kernel gives whole lines of mountinfo: before a long one, a block is short, and not the last.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_tree_behind_a_long_line_of_mounts_is_found() {
+    let script = "awk '$3 ~ /^cgroup/ { print $2 }' /proc/mounts | sort -r | xargs umount
+        part=$(printf '%0200d' 0)
+        mkdir /run/cg && cd /run
+        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17; do mkdir $part && cd $part; done
+        mount -t tmpfs long .
+        mount -t cgroup2 cgroup2 /run/cg
+        cgset $GROUP -- sed -n 's/^0:://p' /proc/self/cgroup";
+    let group = Group::new("long");
+    let found = common::inside_with(script, &[("GROUP", &group.0)]).ended_with(0).out;
+    assert_eq!(found, format!("/{}\n", group.0));
+    group.gone();
+}
+
 #[test]
 #[ignore = "needs root: tests/run"]
 fn limits_are_set_shown_changed_and_lifted() {

@@ -143,7 +143,7 @@ pub fn cpu(places: &[Place]) -> Option<Cpu> {
     Some(Cpu {
         limit: share(dir.number("cpu.cfs_quota_us"), dir.number("cpu.cfs_period_us")),
         // Rounded up, as 1 is the least of both.
-        weight: dir.number("cpu.shares").map(|shares| (shares * 100).div_ceil(1024)),
+        weight: dir.number("cpu.shares").map(|shares| shares.saturating_mul(100).div_ceil(1024)),
         used_usec: cpu_time(places),
         throttled_usec: dir.keyed("cpu.stat", "throttled_time").map(|nsec| nsec / 1000),
     })

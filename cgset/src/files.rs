@@ -9,8 +9,18 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd;
 
-/// The whole of a control file.
+/// The whole of a control file. Its lines are short: one that ends a short block ends the file, and nobody has to
+/// ask for more.
 pub fn read(path: &Path) -> nix::Result<String> {
+    read_until(path, |bytes| bytes.len() < 2048 && bytes.ends_with(b"\n"))
+}
+
+/// The whole of a file whose lines may be long, of which a block holds whole ones only (mountinfo).
+pub fn read_long(path: &Path) -> nix::Result<String> {
+    read_until(path, |_| false)
+}
+
+fn read_until(path: &Path, is_all: impl Fn(&[u8]) -> bool) -> nix::Result<String> {
     let fd = open_file(path, OFlag::O_RDONLY)?;
     let mut bytes = Vec::new();
     let mut block = [0; 4096];
@@ -19,8 +29,7 @@ pub fn read(path: &Path) -> nix::Result<String> {
             0 => break,
             got => bytes.extend_from_slice(&block[..got]),
         }
-        // A line that ends a short block ends the file, but for lists of many processes.
-        if bytes.len() < 2048 && bytes.ends_with(b"\n") {
+        if is_all(&bytes) {
             break;
         }
     }

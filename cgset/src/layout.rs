@@ -63,7 +63,8 @@ impl Layout {
     pub fn read() -> Result<Layout> {
         let root = std::env::var_os("CGSET_ROOT").filter(|root| !root.is_empty());
         let root = root.map_or(PathBuf::from("/"), PathBuf::from);
-        let mountinfo = files::read_or_say(&root.join("proc/self/mountinfo"))?;
+        let file = root.join("proc/self/mountinfo");
+        let mountinfo = files::read_long(&file).map_err(|errno| files::cannot("read", &file, errno))?;
         let mut hierarchies = parse(&mountinfo, &root);
         for v2 in hierarchies.iter_mut().filter(|h| h.v2) {
             let list = files::read_or_say(&v2.mount.join("cgroup.controllers"))?;
