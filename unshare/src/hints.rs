@@ -119,6 +119,7 @@ pub fn on_bind(error: Error, kind: &Kind, file: &Path) -> Error {
                 format!("it is on a shared mount: mount --bind {dir} {dir}; mount --make-private {dir}"),
             )
         }
+        Some(Errno::ENOENT) if file.as_os_str().is_empty() => hint(error, "name a file that is there"),
         Some(Errno::ENOENT) if !file.exists() => hint(error, format!("touch {}", file.display())),
         Some(Errno::ENOENT) if kind.file != kind.for_children => {
             hint(error, format!("this kernel has no {} (Linux 4.12; time namespaces 5.6)", kind.for_children))

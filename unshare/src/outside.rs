@@ -169,9 +169,10 @@ pub fn write_one(target: &Path, file: &str, text: &str) -> Result<()> {
     if text.len() >= PAGE {
         return Err(anyhow!("{} too large for kernel 4k limit", path.display()));
     }
-    let (no_open, no_write) = match target.ends_with("self") {
-        true => ("cannot open", "write failed"),
-        false => ("failed to open", "failed to write"),
+    let (no_open, no_write) = match (file, target.ends_with("self")) {
+        ("timens_offsets", _) => ("failed to open", "failed to write to"),
+        (_, true) => ("cannot open", "write failed"),
+        (_, false) => ("failed to open", "failed to write"),
     };
     let mut opened = match OpenOptions::new().write(true).open(&path) {
         // Before 3.19 setgroups(2) needs no permission of its own.
