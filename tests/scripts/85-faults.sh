@@ -18,7 +18,7 @@ cap_last_cap
 close_range\(
 openat2\(
 # an old kernel: no keyrings, so none to share; other calls for the same
-(keyctl|open_tree|prlimit64)\(.* ENOSYS
+(keyctl|open_tree|move_mount|mount_setattr|prlimit64)\(.* ENOSYS
 # whether a sealed copy is needed: then there is one
 (capget|uname)\(
 /proc/[0-9]*/status
