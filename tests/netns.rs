@@ -1057,6 +1057,64 @@ fn a_card_moves_to_the_switch_and_back_with_all_it_has() {
 
 #[test]
 #[ignore = "needs root: tests/run"]
+fn what_is_published_goes_with_what_it_leads_to() {
+    net(r#"
+        netns switch add br0 --address 10.0.0.254/24; netns switch add br1 --address 10.0.1.254/24
+        again() {
+            netns add web db; netns link web:eth0 br0 10.0.0.1/24 --no-check; netns link web:eth1 br1 10.0.1.1/24 --no-check
+            netns link db:eth0 br0 10.0.0.2/24 --no-check
+            netns publish 8080 web:80; netns publish 5353 web:53 udp; netns publish 5432 db:5432
+        }
+        published() { netns show --plan | grep '^publish' | xargs; }
+        again; same "$(published)" "publish 8080 web:80 publish 5353 web:53 udp publish 5432 db:5432"
+        same "$(netns del -n web)" "$(printf 'del web\nunpublish 8080\nunpublish 5353 udp')"
+        netns exec web sleep 60 & wait_for() { while ! netns pids web | grep -q .; do kill -0 $!; done; }; wait_for
+        fails 1 netns del web; same "$(published | wc -w)" 10
+        kill $!; wait $! || :
+        netns del web 2>$T/err; says "note: with it goes what was published: unpublish 8080$"
+        same "$(published)" "publish 5432 db:5432"; same "$(cat /proc/sys/net/ipv4/conf/br0/route_localnet)" 1
+        netns del db 2>$T/err; same "$(published)" ""; same "$(nft list tables)" ""
+        same "$(cat /proc/sys/net/ipv4/conf/br0/route_localnet)" 0
+        # A link that it does not go over is no reason, and neither is the end of another.
+        again; netns unlink web:eth1 2>$T/err; same "$(cat $T/err)" ""; same "$(published | wc -w)" 10
+        same "$(netns unlink -n web:eth0 | xargs)" "unlink web:eth0 unpublish 8080 unpublish 5353 udp"
+        netns unlink web:eth0 2>$T/err; says "unpublish 5353 udp"; same "$(published)" "publish 5432 db:5432"
+        fails 1 netns unpublish 8080; says "it is not published"; netns unpublish 5432; fails 1 netns unpublish 5432
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn what_was_changed_is_told_as_json() {
+    net(r#"
+        told() { want=$1; shift; same "$("$@" --json)" "$want"; }
+        did() { echo "{\"addresses\":[${2-}],\"changes\":[$1],\"dry_run\":false}"; }
+        told "$(did '"add a","add b"')" netns add a b; told "$(did '')" netns add a b
+        told "$(did '"switch add br0 --address 10.0.0.254/24"')" netns switch add br0 --address 10.0.0.254/24
+        told "$(did '')" netns switch add br0
+        told "$(did '"link a:eth0 br0 10.0.0.1/24"')" netns link a:eth0 br0 10.0.0.1/24 --check 5
+        told "$(did '"link b:eth0 br0 --next-free"' '"10.0.0.2/24"')" netns link b:eth0 br0 --next-free --check 20
+        told "$(did '"nat on br0"')" netns nat on br0; told "$(did '')" netns nat on br0
+        told "$(did '"publish 80 a:80"')" netns publish 80 a:80; told "$(did '')" netns publish 80 a:80
+        printf 'add a\nadd c\nlink a:eth0 br0\nlink c:eth0 br0 10.0.0.3/24 --no-check\n' >$T/file
+        told '{"differing":[],"extra":["add b","switch add br0 --address 10.0.0.254/24 --nat","link b:eth0 br0 10.0.0.2/24 mac '$(netns exec b cat /sys/class/net/eth0/address)'","publish 80 a:80"],"missing":["add c","link c:eth0 br0 10.0.0.3/24"]}' \
+            sh -c 'netns diff "$@" || test $? = 1' sh $T/file
+        told '{"addresses":[],"changes":["add c","link c:eth0 br0 10.0.0.3/24"],"dry_run":true}' netns apply -n $T/file
+        told "$(did '"add c","link c:eth0 br0 10.0.0.3/24"')" netns apply $T/file
+        told "$(did '"unpublish 80"')" netns unpublish 80
+        told "$(did '"nat off br0"')" netns nat off br0; told "$(did '')" netns nat off br0
+        told "$(did '"unlink a:eth0","unlink c:eth0"')" netns unlink a:eth0 c:eth0
+        told "$(did '')" netns switch del --if-unused br0
+        told "$(did '"del a","del b"')" netns del --wait a b; told "$(did '')" netns del --if-exists a
+        told "$(did '"switch del br0"')" netns switch del br0
+        fails 1 netns switch del -n br0; says "no switch 'br0'"; fails 1 netns nat off -n br0; says "no switch 'br0'"
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
 fn neighbours_learn_the_new_mac_of_an_address() {
     net(r#"
         netns add a b

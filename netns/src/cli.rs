@@ -8,7 +8,7 @@ use anyhow::Result;
 use lexopt::prelude::*;
 use unshare::fail::{Statuses, text};
 
-use crate::apply::Mode;
+use crate::manner::Manner;
 use crate::publish::Port;
 use crate::show::Form;
 use crate::store::Target;
@@ -21,18 +21,17 @@ Usage: netns COMMAND [ARGUMENT...]
 Named network namespaces, and the links and switches between them.
 
   add NAME...               make namespaces; no change to those that live
-  del NAME...               delete them; refused while processes are inside
+  del NAME...               delete them, and what is published for them; refused
+                            while processes are inside
       --wait                come back when the far ends of their links are gone
       --force               also when in use: takes the name and links away
       --if-exists           a missing name is no error
   list                      names, live or stale, and their links
-      --json                as JSON
   pids TARGET               the processes inside
   identify [PID]            the names of its namespace; of one's own
   show                      all there is, with what is inside
       --plan                the statements that make it anew, for apply
       --dot                 a drawing for dot(1)
-      --json                as JSON, as of pids, identify and monitor
   monitor                   tell when names and links come and go
   exec TARGET [--] PROGRAM [ARGUMENT...]
                             become PROGRAM inside the namespace
@@ -56,7 +55,6 @@ Named network namespaces, and the links and switches between them.
   switch del SWITCH         remove it, its NAT and what is published on it
       --if-unused           only when nothing is linked to it
   switch show [SWITCH]      switches, their addresses and ports
-      --json                as JSON
   tunnel add SWITCH NAME vxlan|geneve|gre remote ADDRESS [key NUMBER]
                             join it with a switch on another host (both --ovs)
   tunnel del SWITCH NAME    cut that
@@ -82,11 +80,11 @@ Named network namespaces, and the links and switches between them.
                             send from this port; one probe at a time
       -i, --interface NAME  send by this interface
       -N, --netns TARGET    in this namespace
-      --json                as JSON
 
 TARGET is a NAME, pid:NUMBER, or a path that contains a slash. SWITCH may be
 macvlan:NIC or macvtap:NIC for link. FILE may be - for standard input.
 
+  --json                    with any but exec: print JSON
   -n, --dry-run             with any that changes something: only say what
   -h, --help                print this and exit
   -V, --version             print the version and exit
@@ -96,8 +94,9 @@ macvlan:NIC or macvtap:NIC for link. FILE may be - for standard input.
 pub enum Command {
     Help,
     Version,
-    Make { statement: Statement, dry_run: bool },
-    Apply { file: PathBuf, mode: Mode },
+    Make { statement: Statement, manner: Manner },
+    Apply { file: PathBuf, manner: Manner },
+    Diff { file: PathBuf, json: bool },
     Delete(delete::Options),
     List { json: bool },
     Pids { target: Target, json: bool },
@@ -105,10 +104,10 @@ pub enum Command {
     Show(Form),
     Monitor { json: bool },
     Exec { target: Target, argv: Vec<OsString> },
-    Unlink { ends: Vec<link::End>, dry_run: bool },
-    NatOff { switch: String, dry_run: bool },
-    Unpublish { port: Port, dry_run: bool },
-    TunnelDelete { switch: String, name: String, dry_run: bool },
+    Unlink { ends: Vec<link::End>, manner: Manner },
+    NatOff { switch: String, manner: Manner },
+    Unpublish { port: Port, manner: Manner },
+    TunnelDelete { switch: String, name: String, manner: Manner },
     SwitchDelete(switch::Removal),
     SwitchShow { name: Option<String>, json: bool },
     Trace(trace::Options),
@@ -171,9 +170,12 @@ fn delete(parser: &mut lexopt::Parser) -> Result<Command> {
             Long("wait") => options.wait = true,
             Long("force") => options.force = true,
             Long("if-exists") => options.if_exists = true,
-            Short('n') | Long("dry-run") => options.dry_run = true,
             Value(value) => options.names.push(name(value)?),
-            other => return help_or_version(other),
+            other => {
+                if let Some(instead) = how(&mut options.manner, other)? {
+                    return Ok(instead);
+                }
+            }
         }
     }
     options.names = some(options.names)?;
@@ -269,151 +271,160 @@ fn make(
         &mut dyn FnMut(lexopt::Arg<'_>) -> Result<Option<Command>>,
     ) -> Result<Read<Command>>,
 ) -> Result<Command> {
-    let mut dry_run = false;
-    let mut extra = |argument: lexopt::Arg<'_>| match argument {
-        Short('n') | Long("dry-run") => {
-            dry_run = true;
-            Ok(None)
-        }
-        other => help_or_version(other).map(Some),
-    };
+    let mut manner = Manner::default();
+    let mut extra = |argument: lexopt::Arg<'_>| how(&mut manner, argument);
     match read(parser, &mut extra)? {
-        Read::Continue(statement) => Ok(Command::Make { statement, dry_run }),
+        Read::Continue(statement) => Ok(Command::Make { statement, manner }),
         Read::Break(command) => Ok(command),
     }
 }
 
-fn apply(parser: &mut lexopt::Parser) -> Result<Command> {
-    let (mut file, mut mode) = (None, Mode::Make);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Short('n') | Long("dry-run") => mode = Mode::DryRun,
-            Value(value) if file.is_none() => file = Some(PathBuf::from(value)),
-            other => return help_or_version(other),
-        }
+/// The options of every command that changes something; a command where they ask for another.
+fn how(manner: &mut Manner, argument: lexopt::Arg<'_>) -> Result<Option<Command>> {
+    match argument {
+        Short('n') | Long("dry-run") => manner.dry_run = true,
+        Long("json") => manner.json = true,
+        other => return help_or_version(other).map(Some),
     }
-    let file = file.ok_or_else(|| usage("no file given; '-' is standard input"))?;
-    Ok(Command::Apply { file, mode })
+    Ok(None)
+}
+
+fn apply(parser: &mut lexopt::Parser) -> Result<Command> {
+    with_words(parser, |words, manner| Ok(Command::Apply { file: only_file(words)?, manner }))
 }
 
 fn diff(parser: &mut lexopt::Parser) -> Result<Command> {
-    let mut file = None;
+    let (mut words, mut json) = (Vec::new(), false);
     while let Some(argument) = parser.next()? {
         match argument {
-            Value(value) if file.is_none() => file = Some(PathBuf::from(value)),
+            Long("json") => json = true,
+            Value(value) => words.push(value),
             other => return help_or_version(other),
         }
     }
-    let file = file.ok_or_else(|| usage("no file given; '-' is standard input"))?;
-    Ok(Command::Apply { file, mode: Mode::Diff })
+    Ok(Command::Diff { file: only_file(words)?, json })
 }
 
-/// Words that are all of one command, and whether they are only to be looked at.
-fn all_words(parser: &mut lexopt::Parser) -> Result<std::result::Result<(Vec<String>, bool), Command>> {
-    let (mut words, mut dry_run) = (Vec::new(), false);
+fn only_file(words: Vec<OsString>) -> Result<PathBuf> {
+    let mut words = words.into_iter();
+    match (words.next(), words.next()) {
+        (Some(file), None) => Ok(file.into()),
+        (None, _) => Err(usage("no file given; '-' is standard input")),
+        (_, Some(extra)) => Err(lexopt::Error::UnexpectedArgument(extra).into()),
+    }
+}
+
+/// A command that changes something, made of its words and of how it is to go about it.
+fn with_words(
+    parser: &mut lexopt::Parser,
+    command: impl FnOnce(Vec<OsString>, Manner) -> Result<Command>,
+) -> Result<Command> {
+    let (mut words, mut manner) = (Vec::new(), Manner::default());
     while let Some(argument) = parser.next()? {
         match argument {
-            Short('n') | Long("dry-run") => dry_run = true,
-            Value(value) => words.push(text(value)?),
-            other => return help_or_version(other).map(Err),
+            Value(value) => words.push(value),
+            other => {
+                if let Some(instead) = how(&mut manner, other)? {
+                    return Ok(instead);
+                }
+            }
         }
     }
-    Ok(Ok((words, dry_run)))
+    command(words, manner)
 }
 
 fn unlink(parser: &mut lexopt::Parser) -> Result<Command> {
-    let (ends, dry_run) = match all_words(parser)? {
-        Ok(read) => read,
-        Err(command) => return Ok(command),
-    };
-    if ends.is_empty() {
-        return Err(usage("no TARGET:IFNAME given"));
+    with_words(parser, |words, manner| {
+        if words.is_empty() {
+            return Err(usage("no TARGET:IFNAME given"));
+        }
+        let ends = words.into_iter().map(|end| word(link::End::parse(&text(end)?))).collect::<Result<_>>()?;
+        Ok(Command::Unlink { ends, manner })
+    })
+}
+
+/// The word that says what is to be done with a switch, a tunnel or NAT; a command where --help stands there.
+fn verb(parser: &mut lexopt::Parser, none: &str) -> Result<std::result::Result<String, Command>> {
+    match parser.next()? {
+        Some(Value(verb)) => Ok(Ok(verb.to_string_lossy().into_owned())),
+        Some(other) => help_or_version(other).map(Err),
+        None => Err(usage(none)),
     }
-    let ends = ends.iter().map(|end| word(link::End::parse(end))).collect::<Result<_>>()?;
-    Ok(Command::Unlink { ends, dry_run })
 }
 
 fn nat(parser: &mut lexopt::Parser) -> Result<Command> {
-    let verb = match parser.next()? {
-        Some(Value(verb)) => verb,
-        Some(other) => return help_or_version(other),
-        None => return Err(usage("nat needs on or off")),
+    let verb = match verb(parser, "nat needs on or off")? {
+        Ok(verb) => verb,
+        Err(command) => return Ok(command),
     };
-    match verb.to_str().unwrap_or_default() {
+    match verb.as_str() {
         "on" => make(parser, |parser, extra| words::nat_on(parser, extra)),
-        "off" => match all_words(parser)? {
-            Ok((words, dry_run)) => match &words[..] {
-                [name] => Ok(Command::NatOff { switch: words::switch_name(name.into())?, dry_run }),
-                _ => Err(usage("nat off needs one switch")),
-            },
-            Err(command) => Ok(command),
-        },
-        _ => Err(usage(format!("nat is neither on nor off: '{}'", verb.to_string_lossy()))),
+        "off" => with_words(parser, |words, manner| match <[OsString; 1]>::try_from(words) {
+            Ok([name]) => Ok(Command::NatOff { switch: switch_name(name)?, manner }),
+            Err(_) => Err(usage("nat off needs one switch")),
+        }),
+        _ => Err(usage(format!("nat is neither on nor off: '{verb}'"))),
     }
 }
 
 fn tunnel(parser: &mut lexopt::Parser) -> Result<Command> {
-    let verb = match parser.next()? {
-        Some(Value(verb)) => verb,
-        Some(other) => return help_or_version(other),
-        None => return Err(usage("tunnel needs add or del")),
+    let verb = match verb(parser, "tunnel needs add or del")? {
+        Ok(verb) => verb,
+        Err(command) => return Ok(command),
     };
-    match verb.to_str().unwrap_or_default() {
+    match verb.as_str() {
         "add" => make(parser, |parser, extra| words::tunnel_add(parser, extra)),
-        "del" | "delete" => match all_words(parser)? {
-            Ok((words, dry_run)) => match &words[..] {
-                [switch, name] => Ok(Command::TunnelDelete {
-                    switch: words::switch_name(switch.into())?,
-                    name: words::switch_name(name.into())?,
-                    dry_run,
-                }),
-                _ => Err(usage("tunnel del needs SWITCH and NAME")),
-            },
-            Err(command) => Ok(command),
-        },
-        _ => Err(usage(format!("tunnel cannot '{}'", verb.to_string_lossy()))),
+        "del" | "delete" => with_words(parser, |words, manner| match <[OsString; 2]>::try_from(words) {
+            Ok([switch, name]) => {
+                let (switch, name) = (switch_name(switch)?, switch_name(name)?);
+                Ok(Command::TunnelDelete { switch, name, manner })
+            }
+            Err(_) => Err(usage("tunnel del needs SWITCH and NAME")),
+        }),
+        _ => Err(usage(format!("tunnel cannot '{verb}'"))),
     }
 }
 
 fn unpublish(parser: &mut lexopt::Parser) -> Result<Command> {
-    let (words, dry_run) = match all_words(parser)? {
-        Ok(read) => read,
-        Err(command) => return Ok(command),
-    };
-    let (port, udp) = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [port] => (port, false),
-        [port, protocol] => (port, words::udp(protocol)?),
-        _ => return Err(usage("unpublish needs [ADDRESS:]PORT")),
-    };
-    Ok(Command::Unpublish { port: word(Port::parse(port, udp))?, dry_run })
+    with_words(parser, |words, manner| {
+        let words = words.into_iter().map(text).collect::<Result<Vec<_>>>()?;
+        let (port, udp) = match &words[..] {
+            [port] => (port, false),
+            [port, protocol] => (port, words::udp(protocol)?),
+            _ => return Err(usage("unpublish needs [ADDRESS:]PORT")),
+        };
+        Ok(Command::Unpublish { port: word(Port::parse(port, udp))?, manner })
+    })
 }
 
 fn switch(parser: &mut lexopt::Parser) -> Result<Command> {
-    let verb = match parser.next()? {
-        Some(Value(verb)) => verb,
-        Some(other) => return help_or_version(other),
-        None => return Err(usage("switch needs add, del or show")),
+    let verb = match verb(parser, "switch needs add, del or show")? {
+        Ok(verb) => verb,
+        Err(command) => return Ok(command),
     };
-    match verb.to_str().unwrap_or_default() {
+    match verb.as_str() {
         "add" => make(parser, |parser, extra| words::switch_add(parser, extra)),
         "del" | "delete" => switch_delete(parser),
         "show" => switch_show(parser),
-        _ => Err(usage(format!("switch cannot '{}'", verb.to_string_lossy()))),
+        _ => Err(usage(format!("switch cannot '{verb}'"))),
     }
 }
 
 fn switch_delete(parser: &mut lexopt::Parser) -> Result<Command> {
-    let (mut name, mut if_unused, mut dry_run) = (None, false, false);
+    let (mut name, mut if_unused, mut manner) = (None, false, Manner::default());
     while let Some(argument) = parser.next()? {
         match argument {
             Long("if-unused") => if_unused = true,
-            Short('n') | Long("dry-run") => dry_run = true,
             Value(value) => only(&mut name, value)?,
-            other => return help_or_version(other),
+            other => {
+                if let Some(instead) = how(&mut manner, other)? {
+                    return Ok(instead);
+                }
+            }
         }
     }
     let name = name.ok_or_else(|| usage("no switch given"))?;
-    Ok(Command::SwitchDelete(switch::Removal { name, if_unused, dry_run }))
+    Ok(Command::SwitchDelete(switch::Removal { name, if_unused, manner }))
 }
 
 fn switch_show(parser: &mut lexopt::Parser) -> Result<Command> {

@@ -14,10 +14,13 @@ use nix::errno::Errno;
 use unshare::fail::{hint, say};
 
 use crate::list::belongs_to;
+use crate::manner::Manner;
 use crate::netlink::{Socket, errno};
+use crate::publish::Entry;
 use crate::rtnl::{self, Link};
 use crate::signals::Signals;
-use crate::store;
+use crate::store::{self, Removal};
+use crate::unpublish::Withdrawal;
 use crate::{ovs, plug};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,7 +31,7 @@ pub struct Options {
     pub wait: bool,
     pub force: bool,
     pub if_exists: bool,
-    pub dry_run: bool,
+    pub manner: Manner,
 }
 
 /// What the names to be deleted stand for.
@@ -71,10 +74,17 @@ pub fn delete(options: &Options) -> Result<()> {
         doomed.in_use.push((name.to_owned(), pids));
         Ok(())
     };
-    store::remove(&options.names, check, options.if_exists, options.dry_run)?;
-    if options.dry_run {
-        return Ok(());
+    let removal = Removal::plan(&options.names, check, options.if_exists)?;
+    let leads_there = |entry: &Entry| removal.names.contains(&&*entry.spec.target.label());
+    let withdrawal = Withdrawal::plan(leads_there)?;
+    let mut changes: Vec<String> =
+        removal.names.iter().map(|name| format!("del {}", store::quoted(name))).collect();
+    changes.extend(withdrawal.iter().flat_map(Withdrawal::words));
+    if options.manner.dry_run {
+        return options.manner.tell(&changes, &[]);
     }
+    withdrawal.map_or(Ok(()), Withdrawal::act_and_say)?;
+    removal.act()?;
     for (name, pids) in &doomed.in_use {
         cut(socket.as_mut().expect("opened for --force"), &links, name)?;
         say(
@@ -86,10 +96,10 @@ pub fn delete(options: &Options) -> Result<()> {
         );
     }
     close_ports(&doomed, &signals)?;
-    match &mut listener {
-        Some(listener) => wait_until_gone(listener, doomed, &signals),
-        None => Ok(()),
+    if let Some(listener) = &mut listener {
+        wait_until_gone(listener, doomed, &signals)?;
     }
+    options.manner.tell(&changes, &[])
 }
 
 /// A bridge of Linux forgets a port with its device; Open vSwitch does not.

@@ -4,9 +4,10 @@
 use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
+use crate::chains::Chain;
 use crate::netlink::{Attributes, Parts, refusal};
 use crate::rtnl::{self, Link, VlanEntry};
-use crate::{apply, filters, rate, uplink};
+use crate::{file, rate, uplink};
 
 /// xorshift64*: small, and the same on every machine.
 struct Dice(u64);
@@ -93,7 +94,7 @@ fn read_all(payload: &[u8]) {
     let _ = rtnl::parse_address(payload);
     let _ = rtnl::parse_vlans(payload);
     let _ = rate::parse(payload.get(20..).unwrap_or(&[]));
-    let _ = filters::drops(payload);
+    let _ = Chain::parse(payload);
     let _ = uplink::sort(payload, 3);
     let _ = rtnl::gone(17, payload);
     assert!(Attributes(payload).count() <= payload.len() / 4 + 1);
@@ -155,10 +156,10 @@ fn no_line_makes_the_reader_panic_and_what_is_taken_is_written_as_it_is_read() {
             line += " ";
             line += WORDS[dice.roll(WORDS.len())];
         }
-        let Ok(Some(statement)) = apply::read_line(&line) else { return };
+        let Ok(Some(statement)) = file::read_line(&line) else { return };
         taken += 1;
         let written = statement.to_string();
-        let mut again = match apply::read_line(&written) {
+        let mut again = match file::read_line(&written) {
             Ok(Some(statement)) => statement,
             other => panic!("{line} -> {written}: {other:?}"),
         };

@@ -12,11 +12,14 @@ use unshare::fail::hint;
 
 use crate::address::{Cidr, Mac, format_mac, in_order};
 use crate::machine::{Machine, need_capabilities};
+use crate::manner::Manner;
 use crate::netlink::{Message, Socket};
-use crate::plug::{Plug, Vlans};
+use crate::plug::{self, Plug, Vlans};
+use crate::publish::Entry;
 use crate::rate::{self, Rate};
 use crate::rtnl::{self, Link};
 use crate::store::{Target, quoted};
+use crate::unpublish::Withdrawal;
 
 pub const ALIAS: &str = "netns:";
 /// IFALIASZ, linux/if.h.
@@ -215,7 +218,7 @@ fn plan_pair(
         cut_first(spec, anyhow!("the inner end of '{}' is not called '{name}' any more", outer.name))
     })?;
     let mut differences = Differences(Vec::new());
-    let is_on = crate::plug::of_port(machine, &outer)?;
+    let is_on = plug::of_port(machine, &outer)?;
     differences.note("switch", is_on.as_deref().unwrap_or("none"), spec.onto.name());
     if let Some(plug) = plug.filter(|_| spec.vlans.any()) {
         let is = plug.vlans_of(&mut machine.outside, &outer)?;
@@ -337,7 +340,7 @@ pub fn join(addresses: &[Cidr]) -> String {
 }
 
 /// Removes links, whole or not, also when their namespace has lost its name: all of them or none.
-pub fn unlink(ends: &[End], dry_run: bool) -> Result<()> {
+pub fn unlink(ends: &[End], manner: Manner) -> Result<()> {
     need_capabilities(false)?;
     let mut machine = Machine::open()?;
     // For macvlans only: a pair is cut without its namespace.
@@ -355,18 +358,35 @@ pub fn unlink(ends: &[End], dry_run: bool) -> Result<()> {
             None => inner.push(shared_end(&mut machine, end).with_context(failed)?),
         }
     }
-    if dry_run {
-        let lines: Vec<String> =
-            ends.iter().map(|end| format!("unlink {}\n", quoted(&end.label()))).collect();
-        return unshare::fail::print(&lines.concat());
+    let withdrawal = withdrawal(&mut machine, ends, &outer)?;
+    let mut changes: Vec<String> =
+        ends.iter().map(|end| format!("unlink {}", quoted(&end.label()))).collect();
+    changes.extend(withdrawal.iter().flat_map(Withdrawal::words));
+    if manner.dry_run {
+        return manner.tell(&changes, &[]);
     }
-    crate::plug::pull(&mut machine, &outer)?;
+    withdrawal.map_or(Ok(()), Withdrawal::act_and_say)?;
+    plug::pull(&mut machine, &outer)?;
     let outer: Vec<String> = outer.into_iter().map(|link| link.name).collect();
     rtnl::delete_links(&mut machine.outside, &outer).context("cannot unlink")?;
     for (space, name) in inner {
         machine.inside(space).tell(vec![rtnl::delete_link(&name)]).context("cannot unlink")?;
     }
-    Ok(())
+    manner.tell(&changes, &[])
+}
+
+/// What is published and leads to a ship over one of these links.
+fn withdrawal(machine: &mut Machine, ends: &[End], outer: &[Link]) -> Result<Option<Withdrawal>> {
+    let mut cut = Vec::new();
+    for link in outer {
+        let Some(end) = ends.iter().find(|end| end.outer() == link.name) else { continue };
+        let switch = plug::of_port(machine, link)?;
+        cut.extend(switch.map(|switch| (&end.target, switch)));
+    }
+    let over = |entry: &Entry| {
+        cut.iter().any(|(target, switch)| **target == entry.spec.target && *switch == entry.switch)
+    };
+    if cut.is_empty() { Ok(None) } else { Withdrawal::plan(over) }
 }
 
 /// A macvlan of ours in the namespace.

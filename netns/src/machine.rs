@@ -138,11 +138,6 @@ impl Machine {
         enter(self.home.as_fd())
     }
 
-    /// Held until the end: commands that must not run beside each other on this host.
-    pub fn lock_host(&self) -> Result<Flock<OwnedFd>> {
-        locked(store::open_own()?)
-    }
-
     /// The host's Open vSwitch, with what ends waiting for it; None where there is none.
     pub fn ovs(&mut self) -> Result<Option<(&mut Ovs, Cancel<'_>)>> {
         if self.ovs.is_none() {
@@ -192,6 +187,11 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.take_back();
     }
+}
+
+/// Held until the end: commands that must not run beside each other on this host. To be called at home.
+pub fn lock_host() -> Result<Flock<OwnedFd>> {
+    locked(store::open_own()?)
 }
 
 fn locked(namespace: OwnedFd) -> Result<Flock<OwnedFd>> {

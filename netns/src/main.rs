@@ -3,21 +3,25 @@
 mod address;
 mod announce;
 mod apply;
+mod chains;
 mod cli;
 mod delete;
 mod exec;
+mod file;
 mod filters;
 #[cfg(test)]
 mod fuzz;
 mod link;
 mod list;
 mod machine;
+mod manner;
 mod monitor;
 mod nat;
 mod netlink;
 mod ovs;
 mod ovsdb;
 mod pids;
+mod plan;
 mod plug;
 mod probe;
 mod publish;
@@ -30,6 +34,7 @@ mod switch;
 mod sys;
 mod trace;
 mod tunnel;
+mod unpublish;
 mod uplink;
 mod wire;
 mod words;
@@ -54,8 +59,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Trace(options) => return trace::trace(&options).map(ExitCode::from),
         Command::Help => print(cli::HELP),
         Command::Version => print(concat!("netns (slipway) ", env!("CARGO_PKG_VERSION"), "\n")),
-        Command::Make { statement, dry_run } => apply::one(statement, dry_run),
-        Command::Apply { file, mode } => return apply::file(&file, mode).map(ExitCode::from),
+        Command::Make { statement, manner } => apply::one(statement, manner),
+        Command::Apply { file, manner } => apply::file(&file, manner),
+        Command::Diff { file, json } => return apply::diff(&file, json).map(ExitCode::from),
         Command::Delete(options) => delete::delete(&options),
         Command::List { json } => list::list(json),
         Command::Pids { target, json } => pids::pids(&target, json),
@@ -63,10 +69,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Show(form) => show::show(form),
         Command::Monitor { json } => monitor::monitor(json),
         Command::Exec { target, argv } => exec::exec(&target, &argv),
-        Command::Unlink { ends, dry_run } => link::unlink(&ends, dry_run),
-        Command::NatOff { switch, dry_run } => switch::nat_off(&switch, dry_run),
-        Command::Unpublish { port, dry_run } => publish::unpublish(&port, dry_run),
-        Command::TunnelDelete { switch, name, dry_run } => tunnel::delete(&switch, &name, dry_run),
+        Command::Unlink { ends, manner } => link::unlink(&ends, manner),
+        Command::NatOff { switch, manner } => switch::nat_off(&switch, manner),
+        Command::Unpublish { port, manner } => unpublish::unpublish(&port, manner),
+        Command::TunnelDelete { switch, name, manner } => tunnel::delete(&switch, &name, manner),
         Command::SwitchDelete(removal) => switch::delete(&removal),
         Command::SwitchShow { name, json } => switch::show(name.as_deref(), json),
     }

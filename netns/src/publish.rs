@@ -11,17 +11,16 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
-use unshare::fail::{hint, print};
+use unshare::fail::hint;
 
 use crate::address::Cidr;
 use crate::list::belongs_to;
-use crate::machine::{Machine, Undo, need_capabilities};
-use crate::nat::{Nft, Ruleset, TABLE, check_switch};
+use crate::machine::{Machine, Undo};
+use crate::nat::{Ruleset, TABLE, check_switch};
 use crate::rtnl;
 use crate::store::{Target, quoted};
 
@@ -295,7 +294,7 @@ impl Published {
     }
 }
 
-fn localnet_of(switch: &str) -> String {
+pub fn localnet_of(switch: &str) -> String {
     format!("/proc/sys/net/ipv4/conf/{switch}/route_localnet")
 }
 
@@ -311,33 +310,6 @@ fn chains(family: &str) -> Vec<Value> {
             "prio": priority, "policy": "accept"}}})
     };
     CHAINS.iter().zip(hooks).map(chain).collect()
-}
-
-/// Takes a publication away.
-pub fn unpublish(port: &Port, dry_run: bool) -> Result<()> {
-    let failed = || format!("cannot unpublish '{port}'");
-    need_capabilities(false).with_context(failed)?;
-    let machine = Machine::open()?;
-    let _lock = machine.lock_host()?;
-    let nft = Nft::need().with_context(failed)?;
-    let present = nft.ruleset().with_context(failed)?;
-    let entries = present.publications();
-    let Some(entry) = entries.iter().find(|entry| entry.spec.port == *port) else {
-        return Err(anyhow!("it is not published")).with_context(failed);
-    };
-    if dry_run {
-        let udp = if port.udp { " udp" } else { "" };
-        return print(&format!("unpublish {port}{udp}\n"));
-    }
-    nft.remove(&present, &[], |entry| entry.spec.port == *port).with_context(failed)?;
-    let switch = &entry.switch;
-    if entries.iter().any(|other| other.spec.port != *port && other.switch == *switch) {
-        return Ok(());
-    }
-    match fs::write(localnet_of(switch), "0") {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(failed),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use unshare::fail::print;
 
 use crate::address::{Cidr, Mac, format_mac};
-use crate::apply::Line;
+use crate::file::Line;
 use crate::link::{End, LinkSpec, Onto};
 use crate::list::belongs_to;
 use crate::machine::Machine;

@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use nix::unistd::Pid;
-use unshare::fail::{hint, print, say};
+use unshare::fail::{hint, say};
 
 use crate::machine::{Machine, Undo};
 use crate::sys;
@@ -283,44 +283,51 @@ pub fn remove_name(name: &str) -> Result<()> {
     fs::remove_file(&file).with_context(|| format!("cannot remove '{}'", file.display()))
 }
 
-/// Removes names, all of them or none: `check` sees every living one first and may object.
-pub fn remove(
-    names: &[String],
-    mut check: impl FnMut(&str, OwnedFd) -> Result<()>,
-    if_exists: bool,
-    dry_run: bool,
-) -> Result<()> {
-    let lock = match lock(false) {
-        Err(error) if if_exists && is_not_found(&error) => return Ok(()),
-        Err(error) if is_not_found(&error) => return Err(missing(&names[0])),
-        lock => lock?,
-    };
-    let mut present = Vec::new();
-    for name in names {
-        match open_file(&path(name)) {
-            Ok(fd) if is_namespace(&fd) => check(name, fd)?,
-            Ok(_) | Err(Errno::EACCES) => {}
-            Err(Errno::ENOENT) if if_exists => continue,
-            Err(Errno::ENOENT) => bail!("no network namespace '{name}'"),
-            Err(errno) => {
-                return Err(errno).with_context(|| format!("cannot open '{}'", path(name).display()));
+/// Names that are to be removed, the directory locked.
+pub struct Removal<'a> {
+    pub names: Vec<&'a str>,
+    _lock: Option<Flock<File>>,
+}
+
+impl<'a> Removal<'a> {
+    /// All of them or none: `check` sees every living one and may object.
+    pub fn plan(
+        names: &'a [String],
+        mut check: impl FnMut(&str, OwnedFd) -> Result<()>,
+        if_exists: bool,
+    ) -> Result<Removal<'a>> {
+        let lock = match lock(false) {
+            Err(error) if is_not_found(&error) && if_exists => None,
+            Err(error) if is_not_found(&error) => return Err(missing(&names[0])),
+            lock => Some(lock?),
+        };
+        let mut present = Vec::new();
+        for name in names {
+            match open_file(&path(name)) {
+                Ok(fd) if is_namespace(&fd) => check(name, fd)?,
+                Ok(_) | Err(Errno::EACCES) => {}
+                Err(Errno::ENOENT) if if_exists => continue,
+                Err(Errno::ENOENT) => bail!("no network namespace '{name}'"),
+                Err(errno) => {
+                    return Err(errno).with_context(|| format!("cannot open '{}'", path(name).display()));
+                }
+            }
+            if !present.contains(&name.as_str()) {
+                present.push(name.as_str());
             }
         }
-        if !present.contains(&name) {
-            present.push(name);
+        Ok(Removal { names: present, _lock: lock })
+    }
+
+    /// From here on nothing is made anew: goes on after a failure and reports the first.
+    pub fn act(self) -> Result<()> {
+        let mut result = Ok(());
+        for name in &self.names {
+            result = result.and(remove_name(name));
         }
+        unshare_directory();
+        result
     }
-    if dry_run {
-        return print(&present.iter().map(|name| format!("del {}\n", quoted(name))).collect::<String>());
-    }
-    // From here on nothing is made anew: go on after a failure and report the first.
-    let mut result = Ok(());
-    for name in present {
-        result = result.and(remove_name(name));
-    }
-    unshare_directory();
-    drop(lock);
-    result
 }
 
 /// With the last name goes the mount that `share_directory` made, and only that: it is of the same file

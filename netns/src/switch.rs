@@ -9,7 +9,8 @@ use unshare::fail::{print, say};
 
 use crate::address::{Cidr, Mac, format_mac};
 use crate::link::Onto;
-use crate::machine::{Machine, Undo};
+use crate::machine::{Machine, Undo, lock_host};
+use crate::manner::Manner;
 use crate::nat::Nft;
 use crate::netlink::errno;
 use crate::plug::{self, Plug, Port};
@@ -228,7 +229,14 @@ fn make_bridge(machine: &mut Machine, spec: &SwitchSpec) -> Result<bool> {
 pub struct Removal {
     pub name: String,
     pub if_unused: bool,
-    pub dry_run: bool,
+    pub manner: Manner,
+}
+
+impl Removal {
+    fn tell(&self, changes: bool) -> Result<()> {
+        let words = changes.then(|| format!("switch del {}", self.name));
+        self.manner.tell(words.as_slice(), &[])
+    }
 }
 
 /// Removes the switch and its NAT; ports that are left end nowhere. What came with an uplink goes back to it.
@@ -249,20 +257,20 @@ fn remove(removal: &Removal) -> Result<()> {
     }
     let uplink = ports.iter().position(Port::is_uplink).and_then(|at| ports.remove(at).link);
     if removal.if_unused && !ports.is_empty() {
-        return Ok(());
+        return removal.tell(false);
     }
-    if removal.dry_run {
-        return print(&found.map_or(String::new(), |_| format!("switch del {name}\n")));
+    let _lock = lock_host()?;
+    let had_nat = match Nft::find() {
+        None => false,
+        Some(nft) if removal.manner.dry_run => nft.ruleset()?.masquerade(name),
+        Some(nft) => nft.switch_off(name)?,
+    };
+    // Where somebody else has removed the bridge, our rules are what is left to remove.
+    if found.is_none() && !had_nat && !removal.if_unused {
+        bail!("no switch '{name}'");
     }
-    let _lock = machine.lock_host()?;
-    let nft = Nft::find();
-    let had_nat = nft.map(|nft| nft.switch_off(name)).transpose()?.unwrap_or(false);
-    let Some(plug) = found else {
-        // Somebody else has removed the bridge; then our rules were what was left to remove.
-        return match had_nat || removal.if_unused {
-            true => Ok(()),
-            false => Err(anyhow!("no switch '{name}'")),
-        };
+    let Some(plug) = found.filter(|_| !removal.manner.dry_run) else {
+        return removal.tell(link.is_some() || had_nat);
     };
     if let (Some(nic), Some(link)) = (uplink, &link) {
         uplink::give_back(&mut machine, &nic, link)?;
@@ -276,24 +284,23 @@ fn remove(removal: &Removal) -> Result<()> {
         let names: Vec<String> = ports.iter().map(Port::label).collect();
         say("netns", &format!("note: '{name}' had ports, now without a switch: {}", names.join(" ")));
     }
-    Ok(())
+    removal.tell(true)
 }
 
 /// Takes the switch's way to the outside away.
-pub fn nat_off(name: &str, dry_run: bool) -> Result<()> {
+pub fn nat_off(name: &str, manner: Manner) -> Result<()> {
     let failed = || format!("cannot take NAT from '{name}'");
     let mut machine = Machine::open()?;
-    let _lock = machine.lock_host()?;
-    let Some(nft) = Nft::find() else { return Ok(()) };
-    if dry_run {
-        let there = nft.ruleset().with_context(failed)?.masquerade(name);
-        return print(&if there { format!("nat off {name}\n") } else { String::new() });
-    }
-    let had = nft.stop_masquerade(name).with_context(failed)?;
+    let _lock = lock_host()?;
+    let had = match Nft::find() {
+        None => false,
+        Some(nft) if manner.dry_run => nft.ruleset().with_context(failed)?.masquerade(name),
+        Some(nft) => nft.stop_masquerade(name).with_context(failed)?,
+    };
     if !had && rtnl::find_link(&mut machine.outside, name)?.is_none() {
         return Err(anyhow!("no switch '{name}'")).with_context(failed);
     }
-    Ok(())
+    manner.tell(had.then(|| format!("nat off {name}")).as_slice(), &[])
 }
 
 /// Where ovs-vswitchd does not do it, the bridge is out of the database all the same.

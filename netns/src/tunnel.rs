@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use serde_json::{Value, json};
-use unshare::fail::{hint, print, say};
+use unshare::fail::{hint, say};
 
 use crate::link::Onto;
 use crate::machine::{Machine, Undo};
+use crate::manner::Manner;
 use crate::ovs::{self, NewPort, Tunnel};
 use crate::plug::{self, Plug};
 use crate::rtnl;
@@ -176,7 +177,7 @@ fn warn_of_large_packets(
 }
 
 /// `tunnel del SWITCH NAME`.
-pub fn delete(switch: &str, name: &str, dry_run: bool) -> Result<()> {
+pub fn delete(switch: &str, name: &str, manner: Manner) -> Result<()> {
     let failed = || format!("cannot delete the tunnel '{name}'");
     let mut machine = Machine::open()?;
     let found = plug::find(&mut machine, &Onto::Switch(switch.to_owned())).with_context(failed)?;
@@ -186,11 +187,11 @@ pub fn delete(switch: &str, name: &str, dry_run: bool) -> Result<()> {
     if !there {
         return Err(anyhow!("'{switch}' has no tunnel '{name}'")).with_context(failed);
     }
-    if dry_run {
-        return print(&format!("tunnel del {switch} {name}\n"));
+    if !manner.dry_run {
+        let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
+        ovs.delete_ports(&[name], cancel).with_context(failed)?;
     }
-    let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
-    ovs.delete_ports(&[name], cancel).with_context(failed)
+    manner.tell(&[format!("tunnel del {switch} {name}")], &[])
 }
 
 /// What a packet through one of these tunnels may have, where the hosts are joined by plain Ethernet; None
