@@ -4,8 +4,11 @@
 use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::chains::Chain;
 use crate::netlink::{Attributes, Parts, refusal};
+use crate::ovs::bridge;
 use crate::rtnl::{self, Link, VlanEntry};
 use crate::{file, rate, uplink};
 
@@ -87,6 +90,32 @@ fn no_message_of_the_kernel_makes_a_reader_panic() {
         });
         assert!(read.is_ok(), "at {state:#x}: {bytes:02x?}");
     });
+}
+
+#[test]
+fn no_row_of_a_database_makes_a_reader_panic() {
+    let good = br#"[{"rows":[{"name":"br0","datapath_type":"netdev","ports":["set",[["uuid","1"],["uuid","2"]]]}]},
+        {"rows":[{"_uuid":["uuid","1"],"name":"p","interfaces":["uuid","3"],"tag":7,"trunks":["set",[1,2]],
+            "external_ids":["map",[["netns","web"],["netns-ifname","eth0"]]]},{"_uuid":["uuid","2"],"name":"br0"}]},
+        {"rows":[{"_uuid":["uuid","3"],"name":"p","type":"vxlan","options":["map",[["remote_ip","192.0.2.1"],["key","7"]]],
+            "mtu_request":["set",[]],"error":"x"}]}]"#;
+    let read =
+        |bytes: &[u8]| serde_json::from_slice::<Vec<Value>>(bytes).map(|selected| bridge::read(&selected));
+    let whole = &read(good).unwrap()[0];
+    assert_eq!((whole.ports.len(), whole.ports[0].tag, whole.netdev), (1, Some(7), true));
+    let mut taken = 0;
+    for_a_while(|dice| {
+        let mut bytes = good.to_vec();
+        let pieces =
+            [&b"[]"[..], b"{}", b"null", b"-1", b"1e99", b"\"set\"", b"[\"map\",[3,[],[\"a\"]]]", b"\xff"];
+        for _ in 0..=dice.roll(4) {
+            let from = dice.roll(bytes.len());
+            let to = from + dice.roll((bytes.len() - from).min(12));
+            bytes.splice(from..to, pieces[dice.roll(pieces.len())].iter().copied());
+        }
+        taken += usize::from(read(&bytes).is_ok());
+    });
+    assert!(taken > 0);
 }
 
 fn read_all(payload: &[u8]) {

@@ -8,8 +8,9 @@
 //! `mutate … insert` adds to a set without rewriting it, so programs that change a bridge at the same time
 //! do not disturb each other.
 
-use std::collections::BTreeSet;
-use std::fmt;
+pub mod bridge;
+mod operations;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -20,71 +21,16 @@ use unshare::fail::hint;
 
 use crate::address::{Mac, format_mac};
 use crate::netlink::{Message, Socket};
-use crate::ovsdb::{Client, Patience, Refused, lookup, map, printable, rows, set, uuid};
+use crate::ovsdb::{Client, Patience, Refused, map, printable, rows, set, uuid};
 use crate::signals::Signals;
+pub use bridge::{Bridge, NewPort, Port, Tunnel};
+use bridge::{SHIP, additions, bridges_of};
+use operations::{count_up, counter, counters, goal, insert, mutate, named, select, wait};
 
 /// How long ovs-vswitchd may take. The first bridge costs it 0.2 s, a port some ms.
 const ENOUGH: Duration = Duration::from_secs(5);
 /// The database's own limit comes a little before ours, so that its answer arrives.
 const MARGIN: Duration = Duration::from_millis(500);
-/// Under which a port says whose it is: the target and its interface.
-const SHIP: &str = "netns";
-const IFNAME: &str = "netns-ifname";
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bridge {
-    pub name: String,
-    /// Switched by ovs-vswitchd itself and not by the kernel: packets pass without offloads.
-    pub netdev: bool,
-    /// Asked for; else its own interface has the smallest of its ports.
-    pub mtu: Option<u32>,
-    pub ports: Vec<Port>,
-}
-
-impl Bridge {
-    pub fn datapath(&self) -> &'static str {
-        if self.netdev { "netdev" } else { "system" }
-    }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Port {
-    pub name: String,
-    /// The ship and the interface whose outer end it is.
-    pub ship: Option<(String, String)>,
-    pub tag: Option<u16>,
-    pub trunks: Vec<u16>,
-    pub tunnel: Option<Tunnel>,
-    /// What ovs-vswitchd says is wrong with it.
-    pub error: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tunnel {
-    pub kind: String,
-    pub remote: String,
-    pub key: Option<String>,
-}
-
-/// As a statement has it.
-impl fmt::Display for Tunnel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} remote {}", self.kind, self.remote)?;
-        self.key.iter().try_for_each(|key| write!(f, " key {key}"))
-    }
-}
-
-/// A port to be made.
-#[derive(Clone, Debug, Default)]
-pub struct NewPort<'a> {
-    pub bridge: &'a str,
-    pub name: &'a str,
-    pub ship: Option<(&'a str, &'a str)>,
-    pub tag: Option<u16>,
-    pub trunks: &'a [u16],
-    pub tunnel: Option<&'a Tunnel>,
-}
-
 /// Whether the kernel can switch for Open vSwitch; asking loads the module where there is one.
 pub fn kernel_switches() -> bool {
     // linux/genetlink.h: struct genlmsghdr { CTRL_CMD_GETFAMILY, version 1 }, to GENL_ID_CTRL.
@@ -164,31 +110,7 @@ impl Ovs {
             select("Port", json!([]), &["_uuid", "name", "interfaces", "tag", "trunks", "external_ids"]),
             select("Interface", json!([]), &["_uuid", "name", "type", "options", "mtu_request", "error"]),
         ];
-        let results = self.transact(&operations, signals)?;
-        let (ports, interfaces) = (rows(&results[1]), rows(&results[2]));
-        let read = |row: &Value| -> Option<Bridge> {
-            let name = row["name"].as_str()?.to_owned();
-            let mut own = BTreeSet::new();
-            own.extend(set(&row["ports"]).into_iter().filter_map(uuid));
-            let own = ports.iter().filter(|port| uuid(&port["_uuid"]).is_some_and(|id| own.contains(id)));
-            let mut ports: Vec<Port> = Vec::new();
-            for port in own.filter_map(|port| read_port(port, interfaces)) {
-                // The bridge's own port is no port to speak of.
-                if port.name != name {
-                    ports.insert(ports.partition_point(|other| other.name < port.name), port);
-                }
-            }
-            let own = interfaces.iter().find(|interface| interface["name"] == name);
-            let mtu = own
-                .and_then(|own| set(&own["mtu_request"]).first()?.as_u64())
-                .and_then(|mtu| mtu.try_into().ok());
-            Some(Bridge { name, netdev: row["datapath_type"] == "netdev", mtu, ports })
-        };
-        let mut bridges: Vec<Bridge> = Vec::new();
-        for bridge in rows(&results[0]).iter().filter_map(read) {
-            bridges.insert(bridges.partition_point(|other| other.name < bridge.name), bridge);
-        }
-        Ok(bridges)
+        Ok(bridge::read(&self.transact(&operations, signals)?))
     }
 
     /// A bridge, its internal interface with a MAC address that does not follow the ports. False when it is
@@ -350,85 +272,6 @@ impl Ovs {
     }
 }
 
-fn read_port(row: &Value, interfaces: &[Value]) -> Option<Port> {
-    let ids = set(&row["interfaces"]);
-    // One, unless it is a bond of somebody's.
-    let interface = interfaces.iter().find(|interface| ids.first() == Some(&&interface["_uuid"]))?;
-    let ids = &row["external_ids"];
-    let ship = lookup(ids, SHIP).zip(lookup(ids, IFNAME)).map(|(ship, name)| (ship.into(), name.into()));
-    let number = |value: &Value| value.as_u64().and_then(|number| u16::try_from(number).ok());
-    let options = &interface["options"];
-    let tunnel = lookup(options, "remote_ip").map(|remote| Tunnel {
-        kind: interface["type"].as_str().unwrap_or_default().to_owned(),
-        remote: remote.to_owned(),
-        key: lookup(options, "key").map(str::to_owned),
-    });
-    Some(Port {
-        name: row["name"].as_str()?.to_owned(),
-        ship,
-        tag: set(&row["tag"]).first().and_then(|tag| number(tag)),
-        trunks: set(&row["trunks"]).into_iter().filter_map(number).collect(),
-        tunnel,
-        error: set(&interface["error"]).first().map(|text| printable(text)),
-    })
-}
-
-/// One wait, two inserts a port and one mutation a bridge.
-fn additions(ports: &[NewPort<'_>]) -> Vec<Value> {
-    let bridges = bridges_of(ports);
-    let there = |bridge: &&str| {
-        let same = json!([{"name": bridge}]);
-        wait("Bridge", json!([["name", "==", bridge]]), "name", "==", same, Duration::ZERO)
-    };
-    let mut operations: Vec<Value> = bridges.iter().map(there).collect();
-    for (at, port) in ports.iter().enumerate() {
-        let mut interface = json!({"name": port.name});
-        if let Some(tunnel) = port.tunnel {
-            let mut options = vec![("remote_ip", tunnel.remote.clone())];
-            options.extend(tunnel.key.clone().map(|key| ("key", key)));
-            interface["type"] = json!(tunnel.kind);
-            interface["options"] = map(&options);
-        }
-        operations.push(insert("Interface", &format!("i{at}"), interface));
-        operations.push(insert("Port", &format!("p{at}"), port_row(port, at)));
-    }
-    for bridge in bridges {
-        let own = ports.iter().enumerate().filter(|(_, port)| port.bridge == bridge);
-        let own: Vec<Value> = own.map(|(at, _)| json!(["named-uuid", format!("p{at}")])).collect();
-        let insert = json!(["ports", "insert", ["set", own]]);
-        operations.push(mutate("Bridge", json!([["name", "==", bridge]]), insert));
-    }
-    operations.extend([count_up(), counters()]);
-    operations
-}
-
-/// Each once.
-fn bridges_of<'a>(ports: &[NewPort<'a>]) -> Vec<&'a str> {
-    let mut bridges = Vec::new();
-    for port in ports {
-        if !bridges.contains(&port.bridge) {
-            bridges.push(port.bridge);
-        }
-    }
-    bridges
-}
-
-fn port_row(port: &NewPort<'_>, at: usize) -> Value {
-    // The end of a ship's link does not outlive a boot: "transient" lets Open vSwitch's own start-up drop it.
-    let mut row = json!({"name": port.name, "interfaces": ["named-uuid", format!("i{at}")]});
-    if let Some((ship, ifname)) = port.ship {
-        row["external_ids"] = map(&[(SHIP, ship.into()), (IFNAME, ifname.into())]);
-        row["other_config"] = map(&[("transient", "true".into())]);
-    }
-    if let Some(tag) = port.tag {
-        row["tag"] = json!(tag);
-    }
-    if !port.trunks.is_empty() {
-        row["trunks"] = json!(["set", port.trunks]);
-    }
-    row
-}
-
 /// Puts the two refusals that people meet into their words.
 fn explain(error: Error, ports: &[NewPort<'_>]) -> Error {
     let Some(refused) = error.downcast_ref::<Refused>() else { return error };
@@ -456,45 +299,4 @@ fn unanswered(error: Error) -> Error {
 
 fn no_answer() -> Error {
     hint(anyhow!("ovs-vswitchd does not answer"), "service openvswitch-switch restart")
-}
-
-fn named(names: &[&str]) -> Vec<Value> {
-    names.iter().map(|name| select("Port", json!([["name", "==", name]]), &["_uuid"])).collect()
-}
-
-fn select(table: &str, condition: Value, columns: &[&str]) -> Value {
-    json!({"op": "select", "table": table, "where": condition, "columns": columns})
-}
-
-fn insert(table: &str, called: &str, row: Value) -> Value {
-    json!({"op": "insert", "table": table, "uuid-name": called, "row": row})
-}
-
-fn mutate(table: &str, condition: Value, mutation: Value) -> Value {
-    json!({"op": "mutate", "table": table, "where": condition, "mutations": [mutation]})
-}
-
-fn wait(table: &str, condition: Value, column: &str, until: &str, rows: Value, limit: Duration) -> Value {
-    json!({
-        "op": "wait", "table": table, "where": condition, "columns": [column], "until": until, "rows": rows,
-        "timeout": limit.as_millis() as u64,
-    })
-}
-
-/// Tells ovs-vswitchd that there is something to do. The table has one row.
-fn count_up() -> Value {
-    mutate("Open_vSwitch", json!([]), json!(["next_cfg", "+=", 1]))
-}
-
-fn counters() -> Value {
-    select("Open_vSwitch", json!([]), &["next_cfg", "cur_cfg"])
-}
-
-/// How far `cur_cfg` must come: said by the last operation, as it was in that moment.
-fn goal(results: &[Value]) -> i64 {
-    results.last().map_or(0, |result| counter(result, "next_cfg"))
-}
-
-fn counter(result: &Value, column: &str) -> i64 {
-    rows(result).first().and_then(|row| row[column].as_i64()).unwrap_or_default()
 }
