@@ -101,7 +101,8 @@ pub fn to_write(file: &Path, value: &str, errno: Errno) -> Error {
                 format!("the group above has '{has}'; a group that is in use needs at least one of them"),
             )
         }
-        ("io.max", Errno::ENODEV | Errno::EINVAL) => hint(error, "is that a disk? lsblk lists them"),
+        ("io.max", Errno::ENODEV) => hint(error, "is that a disk? lsblk lists them"),
+        ("io.max", Errno::EINVAL) => hint(error, "it takes bare numbers; with a unit: write=/dev/sda:1M"),
         (_, Errno::EACCES | Errno::EPERM) => hint(error, "run it as root"),
         _ => error,
     }
