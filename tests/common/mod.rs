@@ -7,8 +7,12 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes on a loaded machine; a test that needs it has failed.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Longer than anything takes on a loaded machine; a test that needs it has failed. TEST_SECONDS says otherwise
+/// where the machine is emulated.
+fn limit() -> Duration {
+    let seconds = std::env::var("TEST_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
 
 /// The tool under test: what cargo built; with UNDER_TEST=DIR the one in DIR; with UNDER_TEST=theirs the
 /// system's own, against which a test is proven first; with UNDER_TEST=theirs:DIR another build of that one.
@@ -149,13 +153,13 @@ pub fn finish(mut command: Command, input: &str) -> Outcome {
     thread::spawn(move || stdin.write_all(input.as_bytes()));
     let out = collect(child.stdout.take().expect("stdout is a pipe"));
     let err = collect(child.stderr.take().expect("stderr is a pipe"));
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + limit();
     let status = loop {
         match child.try_wait().expect("the child is ours to wait for") {
             Some(status) => break status,
             None if Instant::now() > deadline => {
                 let _ = child.kill();
-                panic!("no end within {LIMIT:?}: {command:?}");
+                panic!("no end within {:?}: {command:?}", limit());
             }
             None => thread::sleep(Duration::from_millis(2)),
         }
@@ -176,7 +180,7 @@ fn collect(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
 /// Asks until `condition` holds; fails the test when it does not in time.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + limit();
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         thread::sleep(Duration::from_millis(2));
