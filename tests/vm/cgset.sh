@@ -5,10 +5,8 @@
 # vm: -k 6.1 -g v2 -M brd
 # vm: -k 6.1 -g v1 -M brd
 # vm: -k 6.1 -g hybrid -M brd
-# vm: -k 6.12 -g v2 -M brd
 # vm: -k newest -g v2 -M brd
-# vm-long: -q -k 6.1 -g v2 -M 'zram brd' -t 900
-# vm-long: -q -k newest -g v2 -M 'zram brd' -t 900
+# vm-long: -q -c 1 -k 6.12 -g v2 -M 'zram brd' -t 900
 # vm: -k 5.10 -g none
 # vm: -k newest -g none
 # vm: -k 5.10 -g v2 -a cgroup_disable=memory
