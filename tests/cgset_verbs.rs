@@ -293,6 +293,18 @@ fn a_user_is_given_a_group_and_no_more() {
 
 #[test]
 #[ignore = "needs root: tests/run"]
+fn where_nobody_hears_it_does_its_work_all_the_same() {
+    let group = Group::new("deaf");
+    let line = "cgset -v \"$1\" procs=9 swappiness=0? >&- 2>/dev/full && cgset --remove -v no-such-group 2>/dev/full";
+    let mut deaf = Command::new("sh");
+    deaf.args(["-c", &line.replace("cgset", &tool("cgset").display().to_string()), "sh", &group.0]);
+    finish(deaf, "").ended_with(0);
+    assert_eq!(group.file(&["pids.max"]), "9");
+    run("cgset", &["--remove", &group.0]).ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
 fn processes_come_from_standard_input() {
     let group = Group::new("stdin");
     let mut others: Vec<Child> =

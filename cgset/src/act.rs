@@ -10,7 +10,7 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::uio::pread;
-use unshare::fail::hint;
+use unshare::fail::{self, hint};
 
 use crate::amount::human;
 use crate::files::{self, cannot};
@@ -74,7 +74,7 @@ pub fn act(layout: &Layout, plan: &Plan, request: &Request) -> Result<Undo> {
     let me = if marks { owner::me() } else { None };
     for step in &plan.steps {
         if request.options.verbose {
-            eprint!("{}", step.shell());
+            fail::tell(&step.shell());
         }
         match step {
             Step::MakeDir(dir) => make(dir, &mut undo)?,

@@ -104,27 +104,27 @@ fn set(request: &mut Request) -> Result<()> {
     if layout.hierarchies.is_empty() && !request.does_without() {
         return Err(layout::none_mounted());
     }
-    if request.options.scope {
+    let options = &mut request.options;
+    if options.scope {
         return systemd::enter_scope(&layout, request);
     }
-    if request.options.pids_from_stdin {
+    if options.pids_from_stdin {
         let mut text = String::new();
         std::io::stdin()
             .read_to_string(&mut text)
             .context("cannot read process numbers from standard input")?;
-        request.options.pids.extend(cli::pids(&text)?);
+        options.pids.extend(cli::pids(&text)?);
     }
-    if request.options.dry_run {
+    if options.dry_run {
         return fail::print(&plan::plan(&layout, request)?.script(request));
     }
-    let report =
-        request.options.report.as_ref().map(|path| Report::open(path, request.options.json)).transpose()?;
+    let report = options.report.as_ref().map(|path| Report::open(path, options.json)).transpose()?;
     // From here to the end no signal may come between a step and its undo.
     let held = run::hold_signals(request.runs())?;
     owner::settle(&layout, request)?;
     let plan = plan::plan(&layout, request)?;
     for note in &plan.notes {
-        eprintln!("cgset: note: {note}");
+        fail::say("cgset", &format!("note: {note}"));
     }
     let made = act::act(&layout, &plan, request)?;
     if request.runs() {

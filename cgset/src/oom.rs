@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::uio::pread;
-use unshare::fail::hint;
+use unshare::fail::{self, hint};
 
 use crate::counters;
 use crate::files;
@@ -140,6 +140,6 @@ pub fn wait(places: &[Place], name: &str, status: u8) -> Result<()> {
     if watch.wait(true)? == Ended::Empty {
         return Ok(());
     }
-    eprintln!("cgset: {name}: {}", counters::kills_line(places, watch.kills()));
+    fail::say("cgset", &format!("{name}: {}", counters::kills_line(places, watch.kills())));
     exit(status.into())
 }

@@ -40,7 +40,7 @@ pub fn remove_named(
         return fail::print(&script(&places));
     }
     if verbose && places.is_empty() {
-        eprintln!("cgset: there is no group '{}'", name.0);
+        fail::say("cgset", &format!("there is no group '{}'", name.0));
     }
     remove(layout, &places, &name.0)?;
     owner::sweep_levels(layout, parent, name)

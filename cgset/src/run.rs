@@ -101,11 +101,9 @@ fn tidy(layout: &Layout, places: &[Place], request: &Request, made: &[PathBuf]) 
 }
 
 fn tell_kills(places: &[Place], request: &Request, kills: u64) {
-    if kills == 0 {
-        return;
+    if kills > 0 {
+        fail::say("cgset", &format!("{}: {}", request.group.0, counters::kills_line(places, kills)));
     }
-    let text = format!("cgset: {}: {}\n", request.group.0, counters::kills_line(places, kills));
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
 }
 
 /// v1 kills one process and lets the rest go on; this child of ours ends the rest, as memory.oom.group does
