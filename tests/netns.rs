@@ -470,99 +470,121 @@ fn without_the_capabilities_nothing_is_begun() {
     .ended_with(0);
 }
 
-/// SIGNAL after each of many moments. `kill_at SIGNAL` runs "$@" and kills it $delay microseconds later.
-const KILLS: &str = r#"
-kill_at() { perl -e '($s, $d) = splice(@ARGV, 0, 2); $p = fork; if (!$p) { exec(@ARGV) }
-    select(undef, undef, undef, $d / 1e6); kill($s, $p); waitpid($p, 0)' "$@" 2>/dev/null; }
+/// `each_call SIGNAL AFTERWARDS COMMAND...` runs the command once for each of its system calls that change
+/// something, is struck by the signal in that call, and looks afterwards.
+const STRIKES: &str = r#"
+CALLS='sendto mount umount2 unshare unlink write clone'
+strike() { signal=$1 call=$2 number=$3; shift 3
+    strace -qq -o $T/calls -e trace=?$call -e inject=?$call:signal=$signal:when=$number "$@" >/dev/null 2>&1 || :
+    test "$(grep -c "^$call(" $T/calls)" -ge $number; }
+each_call() { blow=$1 after=$2 struck=0; shift 2
+    for at in $CALLS; do
+        count=1
+        while strike $blow $at $count "$@"; do $after; count=$((count + 1)) struck=$((struck + 1)); done
+        $after
+    done
+    test $struck -ge 5 || { echo "only $struck: $*" >&2; exit 9; }; }
 "#;
+
+fn struck(script: &str) -> Outcome {
+    net(&[STRIKES, script].concat())
+}
 
 #[test]
 #[ignore = "needs root: tests/run"]
-fn a_link_stopped_at_any_moment_is_undone_or_whole() {
-    net(&format!(
-        r#"{KILLS}
+fn a_link_stopped_in_any_call_is_undone_or_whole() {
+    struck(
+        r#"
         netns switch add br0; netns add web
-        delay=0; : >$T/seen
-        while [ $(grep -c whole $T/seen) -lt 3 ]; do
-            delay=$((delay + 400)); test $delay -lt 400000
-            kill_at TERM $delay netns link web:eth0 br0 10.0.0.1/24 --check 8
+        look() {
             # Whole or nothing, with no help.
             if [ $(links) != 2 ]; then
                 ip link show web-543522e0 | grep -q 'alias netns:web:eth0'
                 netns exec web ip -o addr show eth0 | grep -q 10.0.0.1/24
-                echo whole >>$T/seen
-            else echo nothing >>$T/seen; fi
-            netns link web:eth0 br0 10.0.0.1/24 --check 1
+                echo whole
+            else echo nothing; fi >>$T/seen
+            netns link web:eth0 br0 10.0.0.1/24 --no-check
             netns unlink web:eth0
             same "$(links)" 2
-        done
-        grep -q nothing $T/seen
-    "#
-    ))
+        }
+        each_call TERM look netns link web:eth0 br0 10.0.0.1/24 --check 2
+        grep -q nothing $T/seen; grep -q whole $T/seen
+    "#,
+    )
     .ended_with(0);
 }
 
 #[test]
 #[ignore = "needs root: tests/run"]
-fn what_a_killed_link_leaves_the_next_one_replaces() {
-    net(&format!(
-        r#"{KILLS}
-        netns switch add br0; netns add web
-        delay=0; whole=0; half=0
-        while [ $whole -lt 3 ]; do
-            delay=$((delay + 300)); test $delay -lt 400000
-            kill_at KILL $delay netns link web:eth0 br0 10.0.0.1/24 via 10.0.0.9 --check 8
-            if ip link show type veth | grep -q alias; then whole=$((whole + 1))
-            elif [ $(links) = 3 ]; then half=$((half + 1)); fi
-            netns link web:eth0 br0 10.0.0.1/24 via 10.0.0.9 --check 1
+fn what_a_link_killed_in_any_call_leaves_the_next_one_replaces() {
+    struck(
+        r#"
+        netns switch add br0; netns add web; half=0
+        look() {
+            if ! ip link show type veth | grep -q alias && [ $(links) = 3 ]; then half=$((half + 1)); fi
+            netns link web:eth0 br0 10.0.0.1/24 via 10.0.0.9 --no-check
             netns exec web ip -o addr show eth0 | grep -q 10.0.0.1/24
             netns exec web ip route | grep -q 'default via 10.0.0.9'
             same "$(links)" 3
-            netns unlink web:eth0
-            same "$(links)" 2
-        done
+        }
+        then_cut() { look; netns unlink web:eth0; same "$(links)" 2; }
+        each_call KILL then_cut netns link web:eth0 br0 10.0.0.1/24 via 10.0.0.9 --check 2
         test $half -gt 0
-    "#
-    ))
+        look; netns publish 8080 web:80
+        cut_again() {
+            netns unlink web:eth0 2>/dev/null || :
+            same "$(links) $(nft list ruleset)" "2 "; look; netns publish 8080 web:80
+        }
+        each_call KILL cut_again netns unlink web:eth0
+    "#,
+    )
     .ended_with(0);
 }
 
 #[test]
 #[ignore = "needs root: tests/run"]
-fn an_add_killed_at_any_moment_does_not_stop_the_next() {
-    net(&format!(
-        r#"{KILLS}
-        for signal in TERM KILL; do
-            for delay in $(seq 0 300 6000); do
-                kill_at $signal $delay netns add one two
-                netns add one two 2>/dev/null
-                netns exec one true; netns exec two true
-                netns del one two
-                same "$(ls /run/netns)" ""
-            done
-        done
-        same "$(grep -c ' /netns /run/netns ' /proc/self/mountinfo)" 0
-    "#
-    ))
+fn an_add_or_del_struck_in_any_call_does_not_stop_the_next() {
+    struck(r#"
+        add_again() {
+            netns add one two 2>/dev/null
+            netns exec one true; netns exec two true
+            netns del one two
+            same "$(ls /run/netns) $(grep -c ' /netns /run/netns ' /proc/self/mountinfo)" " 0"
+        }
+        each_call TERM add_again netns add one two
+        CALLS="$CALLS openat mkdir"; each_call KILL add_again netns add one two
+        netns switch add br0 --address 10.0.0.254/24
+        make() { netns add one two; netns link one:eth0 br0 10.0.0.1/24 --no-check; netns publish 80 one:80; }
+        del_again() {
+            netns del --if-exists --wait one two 2>/dev/null
+            same "$(ls /run/netns) $(grep -c ' /netns /run/netns ' /proc/self/mountinfo) $(nft list ruleset)" " 0 "
+            make
+        }
+        make; CALLS='sendto umount2 unlink write'; each_call TERM del_again netns del one two; each_call KILL del_again netns del one two
+    "#)
     .ended_with(0);
 }
 
 #[test]
 #[ignore = "needs root: tests/run"]
-fn a_switch_killed_at_any_moment_is_completed_by_the_next_add() {
-    net(&format!(
-        r#"{KILLS}
-        for delay in $(seq 0 700 21000); do
-            kill_at KILL $delay netns switch add br0 --address 10.0.0.254/24 --nat
+fn a_switch_killed_in_any_call_is_completed_by_the_next_add() {
+    struck(
+        r#"
+        again() {
             netns switch add br0 --address 10.0.0.254/24 --nat
             same "$(nft list ruleset | grep -c masquerade$)" 1
             same "$(cat /proc/sys/net/ipv4/ip_forward)" 1
-            kill_at KILL $delay netns switch del br0
+        }
+        add_again() { again; netns switch del br0; same "$(nft list ruleset) $(links)" " 1"; }
+        del_again() {
             netns switch del --if-unused br0
             same "$(nft list ruleset)$(cat /proc/sys/net/ipv4/ip_forward) $(links)" "0 1"
-        done
-    "#
-    ))
+            again
+        }
+        each_call KILL add_again netns switch add br0 --address 10.0.0.254/24 --nat
+        again; each_call KILL del_again netns switch del br0
+    "#,
+    )
     .ended_with(0);
 }
 
@@ -889,27 +911,33 @@ fn an_apply_that_fails_at_its_last_step_is_undone() {
 
 #[test]
 #[ignore = "needs root: tests/run"]
-fn an_apply_stopped_at_any_moment_is_undone_and_a_killed_one_completed() {
-    net(&format!(
-        r#"{KILLS}{NETWORK}
-        network >$T/file
-        empty=$(state); seen=
-        for delay in $(seq 0 1500 60000); do
-            kill_at TERM $delay netns apply $T/file
+fn an_apply_stopped_in_any_call_is_undone_and_a_killed_one_completed() {
+    struck(
+        &[
+            NETWORK,
+            r#"
+        CALLS='sendto mount unshare'; network >$T/file
+        empty=$(state)
+        stopped() {
             now=$(state)
-            if [ "$now" = "$empty" ]; then seen="$seen nothing"
-            else same "$(netns apply -n $T/file)" ""; seen="$seen whole"; fi
-            netns del --wait --if-exists a 'b c'; netns switch del --if-unused br0
-            kill_at KILL $delay netns apply $T/file
+            if [ "$now" = "$empty" ]; then echo nothing
+            else same "$(netns apply -n $T/file)" ""; echo whole; fi >>$T/seen
+            netns del --wait --if-exists a 'b c' 2>/dev/null; netns switch del --if-unused br0
+        }
+        each_call TERM stopped netns apply $T/file
+        grep -q nothing $T/seen; grep -q whole $T/seen
+        killed() {
             netns apply $T/file 2>/dev/null
             same "$(netns apply -n $T/file)" ""
             same "$(netns list)" "$(printf 'a live eth0=a-92c4baf3@br0\nb c live eth0=bc-41765dab@br0')"
-            netns del --wait a 'b c'; netns switch del br0
+            netns del --wait a 'b c' 2>/dev/null; netns switch del br0
             same "$(state)" "$empty"
-        done
-        case $seen in *nothing*whole*) ;; *) echo "$seen" >&2; exit 9 ;; esac
-    "#
-    ))
+        }
+        each_call KILL killed netns apply $T/file
+    "#,
+        ]
+        .concat(),
+    )
     .ended_with(0);
 }
 
