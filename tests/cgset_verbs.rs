@@ -257,6 +257,40 @@ fn killed_at_any_call_its_group_can_be_removed() {
     assert!(killed > 30, "{killed} calls");
 }
 
+/// strace lets each of its calls, and of its command's, fail in turn.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn whatever_call_fails_nothing_is_left() {
+    let group = Group::new("fails");
+    let trace = Scratch::new("strace");
+    let mut failed = 0;
+    for call in
+        "mkdir mkdirat open openat read write pread64 lsetxattr pipe2 fork clone clone3 getdents64".split(' ')
+    {
+        for count in 1.. {
+            let mut strace = Command::new(common::system("strace"));
+            strace.args([
+                "-f",
+                "-o",
+                trace.str(),
+                "-e",
+                &format!("inject=?{call}:error=ENOMEM:when={count}"),
+            ]);
+            strace.arg(tool("cgset")).args([&group.0, "mem=50M", "procs=9", "cpu=1", "--", "true"]);
+            let ended = finish(strace, "");
+            if !fs::read_to_string(&trace).unwrap_or_default().contains("(INJECTED)") {
+                ended.ended_with(0);
+                break;
+            }
+            group.gone();
+            // 126, 127: it was one of the command's own, or of the loader of either.
+            assert!(matches!(ended.code, 0 | 125..=127), "at {call} {count}: {ended:?}");
+            failed += 1;
+        }
+    }
+    assert!(failed > 30, "{failed} calls");
+}
+
 #[test]
 #[ignore = "needs root: tests/run"]
 fn a_thousand_runs_leave_the_tree_as_it_was() {
