@@ -43,8 +43,7 @@ beyond_uml() {
 	routing_tables=a_card_moves_to_the_switch_and_back_with_all_it_has
 	perf_events=in_a_jail_no_attack_gets_through
 	time_namespaces=every_namespace_is_new_and_the_others_are_not
-	proc_pid_syscall=comings_and_goings_are_told
-	printf '%s\n' "$nftables" $routing_tables $perf_events $time_namespaces $proc_pid_syscall
+	printf '%s\n' "$nftables" $routing_tables $perf_events $time_namespaces
 }
 
 # samples - some of them.
@@ -58,10 +57,11 @@ samples() {
 # they take minutes here.
 endurance() {
 	cat <<-END
-		a_switch_killed_at_any_moment_is_completed_by_the_next_add
-		an_apply_stopped_at_any_moment_is_undone_and_a_killed_one_completed
-		a_link_stopped_at_any_moment_is_undone_or_whole
-		what_a_killed_link_leaves_the_next_one_replaces
+		a_switch_killed_in_any_call_is_completed_by_the_next_add
+		an_apply_stopped_in_any_call_is_undone_and_a_killed_one_completed
+		an_add_or_del_struck_in_any_call_does_not_stop_the_next
+		a_link_stopped_in_any_call_is_undone_or_whole
+		what_a_link_killed_in_any_call_leaves_the_next_one_replaces
 		ships_that_start_together_do_not_disturb_each_other
 	END
 }
