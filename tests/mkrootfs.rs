@@ -2,6 +2,7 @@
 //! loopback. The fake "dpkg" package is the host's own dpkg with its libraries, so that the configuring is real.
 
 mod common;
+mod mkrootfs_equal;
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use common::{Outcome, docs_agree, eventually, finish, run, system, tool, unique};
+use mkrootfs_equal::facts;
 
 // ---- a place and an archive for each test ----
 
@@ -1578,144 +1580,6 @@ fn images_of_file_systems_are_made_by_their_programs() {
     finish(hidden, "").ended_with(2).said("hint: apt-get install squashfs-tools");
     assert!(!place.at("b.squashfs").exists());
     mkrootfs(&["pack"], &[&tree, &place.at("dir")]).ended_with(2).said("its name says no form");
-}
-
-// ---- against debootstrap ----
-
-/// Every entry of a root with all that makes it what it is; what differs from run to run is left out.
-fn facts(root: &Path) -> std::collections::BTreeMap<String, String> {
-    const IGNORED: [&str; 19] = [
-        "var/cache/apt/",
-        "var/lib/apt/lists/",
-        "var/lib/apt/extended_states",
-        "var/cache/ldconfig/aux-cache",
-        "var/log/dpkg.log",
-        "var/log/bootstrap.log",
-        "var/log/alternatives.log",
-        "var/log/apt/",
-        "var/lib/dpkg/available",
-        "var/lib/dpkg/cmethopt",
-        "var/lib/dpkg/arch",
-        "var/lib/dpkg/lock",
-        "run/",
-        "etc/apt/sources.list",
-        "etc/resolv.conf",
-        "etc/hostname",
-        "etc/machine-id",
-        "var/cache/debconf/config.dat-old",
-        "var/cache/debconf/templates.dat-old",
-    ];
-    let shipped = shipped(root);
-    let mut facts = std::collections::BTreeMap::new();
-    let mut todo = vec![root.to_owned()];
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
-            let (path, data) = (entry.path(), entry.path().symlink_metadata().unwrap());
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            if data.is_dir() {
-                todo.push(path.clone());
-            }
-            let old = name.starts_with("var/lib/dpkg/") && name.ends_with("-old");
-            if old || IGNORED.iter().any(|ignored| name.starts_with(ignored)) || name.ends_with("/partial") {
-                continue;
-            }
-            let fact = format!(
-                "mode {:o} owner {}:{} links {} device {} time {} {}",
-                data.mode(),
-                data.uid(),
-                data.gid(),
-                if data.is_dir() { 0 } else { data.nlink() },
-                data.rdev(),
-                if !data.is_dir() && shipped.contains(&name) { data.mtime() } else { 0 },
-                content(&name, &path, &data)
-            );
-            facts.insert(name, fact);
-        }
-    }
-    facts
-}
-
-/// The paths that packages bring, below /usr where that is where they end.
-fn shipped(root: &Path) -> std::collections::HashSet<String> {
-    let lists = fs::read_dir(root.join("var/lib/dpkg/info")).unwrap().map(|entry| entry.unwrap().path());
-    let lists = lists.filter(|path| path.extension().is_some_and(|end| end == "list"));
-    let text: String = lists.map(|path| fs::read_to_string(path).unwrap()).collect();
-    let merged = |path: &str| ["bin/", "sbin/", "lib/", "lib64/"].iter().any(|top| path.starts_with(top));
-    // Links that are there before the package that has them, or that its scripts make anew.
-    const MADE: [&str; 9] = [
-        "var/run",
-        "var/lock",
-        "bin",
-        "sbin",
-        "lib",
-        "lib64",
-        "bin/sh",
-        "usr/bin/sh",
-        "usr/share/man/man1/sh.1.gz",
-    ];
-    let paths = text.lines().map(|line| line[1..].to_owned()).filter(|path| !MADE.contains(&path.as_str()));
-    paths.map(|path| if merged(&path) { format!("usr/{path}") } else { path }).collect()
-}
-
-fn content(name: &str, path: &Path, data: &fs::Metadata) -> String {
-    if data.is_symlink() {
-        return fs::read_link(path).unwrap().display().to_string();
-    }
-    if !data.is_file() {
-        return String::new();
-    }
-    let text = fs::read(path).unwrap();
-    let sorted = |sep: &str| {
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let mut parts: Vec<&str> = text.split(sep).collect();
-        parts.sort();
-        parts.join(sep)
-    };
-    match name {
-        "etc/shells" | "var/lib/dpkg/triggers/File" => sorted("\n"),
-        "var/lib/dpkg/status" => sorted("\n\n"),
-        // The third field is the day on which it was made.
-        _ if name.starts_with("etc/shadow") => {
-            let fields = |line: &str| {
-                line.split(':')
-                    .enumerate()
-                    .filter(|(i, _)| *i != 2)
-                    .map(|(_, f)| f.to_owned())
-                    .collect::<Vec<_>>()
-            };
-            format!("{:?}", String::from_utf8_lossy(&text).lines().map(fields).collect::<Vec<_>>())
-        }
-        _ => sha256(path),
-    }
-}
-
-/// The same tree as debootstrap's minbase, from the mirror that this machine's apt uses. MKROOTFS_SUITES="bullseye
-/// trixie" compares those; each takes half a minute, most of it debootstrap's.
-#[test]
-#[ignore = "needs root: tests/run, and the network"]
-fn a_root_equals_that_of_debootstrap() {
-    let suites = std::env::var("MKROOTFS_SUITES").unwrap_or("bookworm".into());
-    for suite in suites.split_whitespace() {
-        let place = Place::new();
-        let (theirs, ours) = (place.at("theirs"), place.at("ours"));
-        let made = Command::new(tool("mkrootfs")).arg("--no-updates").arg(suite).arg(&ours).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let sources = fs::read_to_string(ours.join("etc/apt/sources.list")).unwrap();
-        let mirror =
-            sources.split_whitespace().find(|word| word.contains("://")).expect("a mirror").to_owned();
-        let made = Command::new(system("debootstrap"))
-            .args(["--variant=minbase", suite])
-            .args([theirs.as_os_str(), mirror.as_ref()])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
-        let (theirs, ours) = (facts(&theirs), facts(&ours));
-        let all: std::collections::BTreeSet<&String> = theirs.keys().chain(ours.keys()).collect();
-        let differ: Vec<_> = all.into_iter().filter(|name| theirs.get(*name) != ours.get(*name)).collect();
-        let shown: Vec<_> = differ.iter().map(|name| (name, theirs.get(*name), ours.get(*name))).collect();
-        assert!(differ.is_empty(), "{suite}, theirs and ours: {shown:#?}");
-        assert!(ours.len() > 5000, "compared too little");
-    }
 }
 
 // ---- without root ----

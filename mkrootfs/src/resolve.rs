@@ -114,21 +114,29 @@ struct Resolver<'i, 'a> {
     arch: &'i str,
     exclude: &'i [String],
     selected: HashMap<&'a str, (Package<'a>, Reason<'a>)>,
-    /// Selected, and its dependencies not yet looked at.
-    queue: Vec<Package<'a>>,
-    /// Choices put off until no package is certain any more: by then one may be made already.
-    choices: VecDeque<(&'a str, Vec<Term<'a>>)>,
+    /// These, and those that will be selected whatever is chosen.
+    certain: HashMap<&'a str, Package<'a>>,
+    /// By name what they cannot be beside, and whose word that is.
+    enemies: HashMap<&'a str, Vec<(&'a str, Term<'a>)>>,
+    /// Selected for themselves.
+    roots: Vec<Package<'a>>,
+}
+
+/// A package whose dependencies are being looked at.
+struct Open<'a> {
+    package: Package<'a>,
+    groups: VecDeque<Vec<Term<'a>>>,
+    choices: VecDeque<Vec<Term<'a>>>,
+}
+
+impl<'a> Open<'a> {
+    fn new(package: Package<'a>) -> Open<'a> {
+        Open { package, groups: needs(&package).collect(), choices: VecDeque::new() }
+    }
 }
 
 pub fn select<'a>(index: &Index<'a>, demand: &Demand) -> Result<Selection<'a>> {
-    let mut resolver = Resolver {
-        index,
-        arch: demand.arch,
-        exclude: demand.exclude,
-        selected: HashMap::new(),
-        queue: Vec::new(),
-        choices: VecDeque::new(),
-    };
+    let mut resolver = Resolver::new(index, demand.arch, demand.exclude);
     let wanted = asked(index, demand.include)?;
     let kept = |name: &str| !demand.exclude.iter().any(|word| word == name);
     if let Some(package) = wanted.iter().find(|package| !kept(package.name)) {
@@ -160,10 +168,11 @@ pub fn select<'a>(index: &Index<'a>, demand: &Demand) -> Result<Selection<'a>> {
 
 /// Whether all that is installed has what it needs and nothing that it fights with.
 pub fn check_installed(index: &Index, arch: &str) -> Result<()> {
-    let installed = index.packages().filter(|p| p.field("Status") == Some("install ok installed"));
-    let selected = installed.map(|package| (package.name, (*package, Reason::Asked))).collect();
-    let (queue, choices) = (Vec::new(), VecDeque::new());
-    Resolver { index, arch, exclude: &[], selected, queue, choices }.check()
+    let mut resolver = Resolver::new(index, arch, &[]);
+    for package in index.packages().filter(|p| p.field("Status") == Some("install ok installed")) {
+        resolver.add(*package, Reason::Asked);
+    }
+    resolver.check()
 }
 
 /// The packages that were asked for; a virtual name means its first provider.
@@ -187,15 +196,45 @@ fn asked<'a>(index: &Index<'a>, include: &[String]) -> Result<Vec<Package<'a>>> 
     Ok(wanted)
 }
 
-impl<'a> Resolver<'_, 'a> {
-    /// Who asks for a package that is there already makes it one that was asked for.
+impl<'i, 'a> Resolver<'i, 'a> {
+    fn new(index: &'i Index<'a>, arch: &'i str, exclude: &'i [String]) -> Self {
+        let (selected, certain, enemies) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Resolver { index, arch, exclude, selected, certain, enemies, roots: Vec::new() }
+    }
+
     fn add(&mut self, package: Package<'a>, reason: Reason<'a>) {
-        match self.selected.get_mut(package.name) {
-            Some((_, old)) if reason == Reason::Asked && matches!(old, Reason::NeededBy(_)) => *old = reason,
-            Some(_) => {}
-            None => {
-                self.selected.insert(package.name, (package, reason));
-                self.queue.push(package);
+        if !self.selected.contains_key(package.name) {
+            self.select(package, reason);
+            self.roots.push(package);
+        }
+    }
+
+    fn select(&mut self, package: Package<'a>, reason: Reason<'a>) {
+        self.selected.insert(package.name, (package, reason));
+        self.expect(package);
+    }
+
+    /// False when it was certain already.
+    fn expect(&mut self, package: Package<'a>) -> bool {
+        if self.certain.insert(package.name, package).is_some() {
+            return false;
+        }
+        for term in conflicts(&package).filter(|term| ours(self.arch, term)) {
+            self.enemies.entry(term.name).or_default().push((package.name, term));
+        }
+        true
+    }
+
+    /// What the selected packages need without a choice: no choice may fight with it.
+    fn foresee(&mut self) {
+        let mut open = self.roots.clone();
+        while let Some(package) = open.pop() {
+            for group in needs(&package) {
+                if let [only] = self.candidates(&group)[..] {
+                    if self.expect(only) {
+                        open.push(only);
+                    }
+                }
             }
         }
     }
@@ -204,45 +243,50 @@ impl<'a> Resolver<'_, 'a> {
         self.exclude.iter().any(|word| word == name)
     }
 
-    /// Other architectures' packages are not installed here.
-    fn ours(&self, term: &Term) -> bool {
-        term.arch.is_none_or(|arch| arch == "any" || arch == "native" || arch == self.arch)
-    }
-
+    /// All that the selected packages need, as apt finds it: one after the other, each to its end.
     fn close(&mut self) -> Result<()> {
-        loop {
-            if let Some(package) = self.queue.pop() {
-                self.look_at(package)?;
-            } else if let Some((from, group)) = self.choices.pop_front() {
-                if !self.satisfied(&group) {
-                    let best = self.candidates(&group);
-                    // A choice that fights with what is there already is the last resort.
-                    let choice = best.iter().find(|p| !self.fights(p)).or(best.first()).copied();
-                    let Some(package) = choice else { bail!(self.missing(from, &group)) };
-                    self.add(package, Reason::NeededBy(from));
+        self.foresee();
+        for package in std::mem::take(&mut self.roots) {
+            // Not by recursion: an index may have a chain as long as it likes.
+            let mut open = vec![Open::new(package)];
+            while let Some(last) = open.last_mut() {
+                let by = last.package.name;
+                match self.next(last)? {
+                    Some(needed) => {
+                        self.select(needed, Reason::NeededBy(by));
+                        open.push(Open::new(needed));
+                    }
+                    None => drop(open.pop()),
                 }
-            } else {
-                return Ok(());
-            }
-        }
-    }
-
-    fn look_at(&mut self, package: Package<'a>) -> Result<()> {
-        for group in needs(&package) {
-            if self.satisfied(&group) {
-                continue;
-            }
-            match self.candidates(&group)[..] {
-                [] => bail!(self.missing(package.name, &group)),
-                [only] => self.add(only, Reason::NeededBy(package.name)),
-                _ => self.choices.push_back((package.name, group)),
             }
         }
         Ok(())
     }
 
+    /// The next package that one needs. What leaves no choice comes first: by then a choice may be made already.
+    fn next(&self, open: &mut Open<'a>) -> Result<Option<Package<'a>>> {
+        while let Some(group) = open.groups.pop_front() {
+            if self.satisfied(&group) {
+                continue;
+            }
+            match self.candidates(&group)[..] {
+                [] => bail!(self.missing(open.package.name, &group)),
+                [only] => return Ok(Some(only)),
+                _ => open.choices.push_back(group),
+            }
+        }
+        while let Some(group) = open.choices.pop_front() {
+            if !self.satisfied(&group) {
+                let candidates = self.candidates(&group);
+                // A choice that fights with what is certain is the last resort.
+                return Ok(candidates.iter().find(|p| !self.fights(p)).or(candidates.first()).copied());
+            }
+        }
+        Ok(None)
+    }
+
     fn satisfied(&self, group: &[Term]) -> bool {
-        group.iter().filter(|term| self.ours(term)).any(|term| {
+        group.iter().filter(|term| ours(self.arch, term)).any(|term| {
             self.selected.get(term.name).is_some_and(|(p, _)| fits(term, Some(p.version)))
                 || self
                     .index
@@ -253,7 +297,7 @@ impl<'a> Resolver<'_, 'a> {
 
     /// Real packages in the order of the alternatives, then providers.
     fn candidates(&self, group: &[Term<'a>]) -> Vec<Package<'a>> {
-        let ours = || group.iter().filter(|term| self.ours(term));
+        let ours = || group.iter().filter(|term| ours(self.arch, term));
         let real = ours().filter_map(|t| self.index.get(t.name).filter(|p| fits(t, Some(p.version))));
         let provided =
             ours().flat_map(|t| self.index.providers(t.name).filter(|(_, v)| fits(t, *v)).map(|(p, _)| p));
@@ -267,7 +311,26 @@ impl<'a> Resolver<'_, 'a> {
     }
 
     fn fights(&self, package: &Package<'a>) -> bool {
-        self.selected.values().any(|(other, _)| self.fight(package, other) || self.fight(other, package))
+        let hostile = |name: &str, version: Option<&str>| {
+            let words = self.enemies.get(name).into_iter().flatten();
+            words.filter(|(owner, _)| *owner != package.name).any(|(_, term)| fits(term, version))
+        };
+        let provided = groups(package.field("Provides").unwrap_or("")).flatten();
+        self.victim(package).is_some()
+            || hostile(package.name, Some(package.version))
+            || provided.into_iter().any(|term| hostile(term.name, term.bound.map(|(_, version)| version)))
+    }
+
+    /// What of the certain packages it says that it cannot be beside.
+    fn victim(&self, package: &Package<'a>) -> Option<&Package<'a>> {
+        let named = |term: &Term| self.certain.get(term.name).filter(|p| fits(term, Some(p.version)));
+        let providing = |term: &Term| {
+            let mut providers = self.index.providers(term.name).filter(|(_, version)| fits(term, *version));
+            providers.find_map(|(p, _)| self.certain.get(p.name).filter(|p| p.name != package.name))
+        };
+        conflicts(package)
+            .filter(|term| ours(self.arch, term))
+            .find_map(|term| named(&term).filter(|p| p.name != package.name).or_else(|| providing(&term)))
     }
 
     fn missing(&self, from: &str, group: &[Term]) -> anyhow::Error {
@@ -280,20 +343,6 @@ impl<'a> Resolver<'_, 'a> {
         Kind::Unresolvable.error(format!("'{from}' needs '{}', {why}", names.join(" | ")))
     }
 
-    /// Whether `package` declares that it cannot be beside `other`.
-    fn fight(&self, package: &Package, other: &Package) -> bool {
-        if package.name == other.name {
-            return false;
-        }
-        let hits = |term: &Term| {
-            let mut providers = self.index.providers(term.name);
-            (term.name == other.name && fits(term, Some(other.version)))
-                || providers.any(|(p, version)| p.name == other.name && fits(term, version))
-        };
-        let fields = ["Conflicts", "Breaks"].iter().filter_map(|name| package.field(name));
-        fields.flat_map(groups).flatten().any(|term| self.ours(&term) && hits(&term))
-    }
-
     /// All relations of all packages, once the set is complete.
     fn check(&self) -> Result<()> {
         let mut names: Vec<&str> = self.selected.keys().copied().collect();
@@ -302,9 +351,7 @@ impl<'a> Resolver<'_, 'a> {
             if let Some(group) = needs(package).find(|group| !self.satisfied(group)) {
                 bail!(self.missing(package.name, &group));
             }
-            let hit =
-                names.iter().map(|name| &self.selected[name].0).find(|other| self.fight(package, other));
-            if let Some(other) = hit {
+            if let Some(other) = self.victim(package) {
                 let text = format!(
                     "'{} {}' conflicts with '{} {}'",
                     package.name, package.version, other.name, other.version
@@ -314,6 +361,19 @@ impl<'a> Resolver<'_, 'a> {
         }
         Ok(())
     }
+}
+
+/// Other architectures' packages are not installed here.
+fn ours(arch: &str, term: &Term) -> bool {
+    term.arch.is_none_or(|of| of == "any" || of == "native" || of == arch)
+}
+
+fn conflicts<'a>(package: &Package<'a>) -> impl Iterator<Item = Term<'a>> + use<'a> {
+    ["Conflicts", "Breaks"]
+        .map(|name| package.field(name).unwrap_or(""))
+        .into_iter()
+        .flat_map(groups)
+        .flatten()
 }
 
 fn needs<'a>(package: &Package<'a>) -> impl Iterator<Item = Vec<Term<'a>>> {
@@ -454,6 +514,12 @@ mod tests {
     fn an_alternative_that_comes_anyway_is_enough() {
         let lines = ["a 1 Essential: yes; Depends: x | y, z", "x 1 ", "y 1 ", "z 1 Depends: y"];
         assert_eq!(resolve(&lines, &[]).unwrap(), "a y z");
+        // Each dependency to its end: what a later one brings is not known yet, but for what fights with it.
+        let lines =
+            ["a 1 Essential: yes; Depends: b, c", "b 1 Depends: x | y", "c 1 Depends: y", "x 1 ", "y 1 "];
+        assert_eq!(resolve(&lines, &[]).unwrap(), "a b c x y");
+        let lines = [&lines[..4], &["y 1 Conflicts: x"]].concat();
+        assert_eq!(resolve(&lines, &[]).unwrap(), "a b c y");
         let lines =
             ["a 1 Essential: yes; Depends: usrmerge | usr-is-merged", "usrmerge 1 ", "usr-is-merged 1 "];
         assert_eq!(resolve(&lines, &[]).unwrap(), "a usr-is-merged");
