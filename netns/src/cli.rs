@@ -1,8 +1,11 @@
 //! cli: what the user typed, checked as far as that goes without looking at the machine.
 
+#[cfg(test)]
+mod tests;
+mod trace;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
 use lexopt::prelude::*;
@@ -13,7 +16,7 @@ use crate::publish::Port;
 use crate::show::Form;
 use crate::store::Target;
 use crate::words::{self, Read, Statement, name, only, some, switch_name, usage, word};
-use crate::{delete, link, switch, trace};
+use crate::{delete, link, switch};
 
 pub const HELP: &str = "\
 Usage: netns COMMAND [ARGUMENT...]
@@ -110,7 +113,7 @@ pub enum Command {
     TunnelDelete { switch: String, name: String, manner: Manner },
     SwitchDelete(switch::Removal),
     SwitchShow { name: Option<String>, json: bool },
-    Trace(trace::Options),
+    Trace(crate::trace::Options),
 }
 
 /// The command, and the statuses of its failures.
@@ -141,7 +144,7 @@ pub fn parse(mut parser: lexopt::Parser) -> (Statuses, Result<Command>) {
         "nat" => nat(&mut parser),
         "publish" => make(&mut parser, |parser, extra| words::publish(parser, extra)),
         "unpublish" => unpublish(&mut parser),
-        "trace" => trace(&mut parser),
+        "trace" => trace::trace(&mut parser),
         _ => Err(usage(format!("unknown command '{}'", word.to_string_lossy()))),
     };
     (plain, command)
@@ -437,202 +440,4 @@ fn switch_show(parser: &mut lexopt::Parser) -> Result<Command> {
         }
     }
     Ok(Command::SwitchShow { name, json })
-}
-
-fn trace(parser: &mut lexopt::Parser) -> Result<Command> {
-    let mut options = trace::Options::default();
-    let mut words = Vec::new();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Short('4') => options.ipv6 = Some(false),
-            Short('6') => options.ipv6 = Some(true),
-            Short('f') | Long("first") => options.first = number(parser.value()?, 1, 255)?,
-            Short('m') | Long("max") => options.last = number(parser.value()?, 1, 255)?,
-            Short('q') | Long("queries") => options.queries = number(parser.value()?, 1, 20)?,
-            Short('w') | Long("wait") => options.wait = seconds(&text(parser.value()?)?)?,
-            Short('n') | Long("numeric") => options.numeric = true,
-            Short('s') | Long("source") => {
-                let address = text(parser.value()?)?;
-                let source = address.parse().map_err(|_| usage(format!("not an address: '{address}'")))?;
-                options.source = Some(source);
-            }
-            Short('p') | Long("source-port") => {
-                options.source_port = Some(number(parser.value()?, 1, 65535)?)
-            }
-            Short('i') | Long("interface") => options.interface = Some(switch_name(parser.value()?)?),
-            Short('N') | Long("netns") => {
-                options.inside = Some(word(Target::parse(&text(parser.value()?)?))?)
-            }
-            Long("json") => options.json = true,
-            Value(value) => words.push(value),
-            other => return help_or_version(other),
-        }
-    }
-    let mut words = words.into_iter();
-    options.host = text(words.next().ok_or_else(|| usage("no host given"))?)?;
-    if let Some(port) = words.next() {
-        options.port = number(port, 1, 65535)?;
-    }
-    match (words.next(), options.source) {
-        (Some(extra), _) => Err(lexopt::Error::UnexpectedArgument(extra).into()),
-        _ if options.first > options.last => Err(usage("the first hop is beyond the last one")),
-        (_, Some(source)) if options.ipv6.is_some_and(|ipv6| ipv6 != source.is_ipv6()) => {
-            Err(usage(format!("'{source}' is of the other family")))
-        }
-        _ => Ok(Command::Trace(options)),
-    }
-}
-
-fn number<T: TryFrom<u32>>(value: OsString, least: u32, most: u32) -> Result<T> {
-    let word = text(value)?;
-    let number = word.parse().ok().filter(|number| (least..=most).contains(number));
-    let wrong = || usage(format!("not {least} to {most}: '{word}'"));
-    T::try_from(number.ok_or_else(wrong)?).map_err(|_| wrong())
-}
-
-/// At least a millisecond, at most a minute; fractions as in "0.5".
-fn seconds(word: &str) -> Result<Duration> {
-    let (whole, fraction) = word.split_once('.').unwrap_or((word, "0"));
-    let digits = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
-    // Three digits of them count.
-    let parsed = whole.parse().ok().zip(format!("{fraction:0<3.3}").parse().ok());
-    parsed
-        .filter(|_| digits(whole) && digits(fraction))
-        .map(|(seconds, ms): (u64, u64)| {
-            Duration::from_millis(seconds.saturating_mul(1000).saturating_add(ms))
-        })
-        .filter(|wait| (1..=60_000).contains(&wait.as_millis()))
-        .ok_or_else(|| usage(format!("not 0.001 to 60 seconds: '{word}'")))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use unshare::fail::Usage;
-
-    use super::*;
-
-    fn parsed(line: &str) -> Result<Command> {
-        parse(lexopt::Parser::from_args(line.split(' ').filter(|word| !word.is_empty()))).1
-    }
-
-    fn is_usage(line: &str) -> bool {
-        parsed(line).is_err_and(|e| e.is::<Usage>() || e.is::<lexopt::Error>())
-    }
-
-    #[test]
-    fn a_link_is_read_in_any_order() {
-        let Command::Make { statement: Statement::Link(link), .. } =
-            parsed("link web:eth0 --check 50 br0 10.0.0.1/24 mtu 1400 via 10.0.0.254 mac 02:00:00:00:00:01 fd00::1/64")
-                .unwrap()
-        else {
-            panic!("not a link")
-        };
-        assert_eq!((link.end.label().as_str(), link.onto.name()), ("web:eth0", "br0"));
-        assert_eq!((link.addresses.len(), link.gateways.len()), (2, 1));
-        assert_eq!((link.mtu, link.mac), (Some(1400), Some([2, 0, 0, 0, 0, 1])));
-        assert_eq!(link.check, Some(Duration::from_millis(50)));
-    }
-
-    #[test]
-    fn what_is_malformed_is_a_usage_error() {
-        for line in [
-            "",
-            "nothing",
-            "add",
-            "add -- -x",
-            "add a/b",
-            "add --wait x",
-            "del",
-            "list x",
-            "pids",
-            "pids a b",
-            "identify x",
-            "identify 0",
-            "show --plan --json",
-            "show web",
-            "monitor x",
-            "link web:eth0",
-            "link web br0",
-            "link web:eth0 br0 10.0.0.1",
-            "link web:eth0 br0 10.0.0.1/24 via",
-            "link web:eth0 br0 via 10.0.0.254",
-            "link web:eth0 br0 10.0.0.1/24 via 10.0.0.2 via 10.0.0.3",
-            "link web:eth0 br0 10.0.0.1/24 10.0.0.1/16",
-            "link web:eth0 br0 mtu 67",
-            "link web:eth0 br0 fd00::1/64 mtu 1000",
-            "link web:eth0 br0 --check 0",
-            "link web:eth0 br0 --check x",
-            "link web:eth0 0123456789abcdef",
-            "unlink",
-            "unlink web:eth0 more",
-            "link web:eth0 br0 tag 0",
-            "link web:eth0 br0 tag 4095",
-            "link web:eth0 br0 tag x",
-            "link web:eth0 br0 tag 10 tag 11",
-            "link web:eth0 br0 tag 10 trunk 10,20",
-            "link web:eth0 br0 trunk 10,,20",
-            "link web:eth0 br0 rate 80",
-            "link web:eth0 br0 10.0.0.1/24 --next-free",
-            "link web:eth0 macvlan:eth0 tag 10",
-            "link web:eth0 macvlan: 10.0.0.1/24",
-            "apply",
-            "apply a b",
-            "diff",
-            "diff -n a",
-            "nat",
-            "nat maybe br0",
-            "nat on",
-            "nat on br;x",
-            "nat off a b",
-            "publish 80",
-            "publish 0 web:80",
-            "publish 80 web",
-            "publish 80 web:80 icmp",
-            "unpublish",
-            "unpublish 80 udp x",
-            "switch",
-            "switch make br0",
-            "switch add",
-            "switch add a b",
-            "switch add br0 --address 10.0.0.0/24",
-            "switch add br0 --address 10.0.0.1/24 --address 10.0.1.1/24",
-            "switch add br;x --nat",
-            "switch show a b",
-        ] {
-            assert!(is_usage(line), "{line}: {:?}", parsed(line));
-        }
-    }
-
-    #[test]
-    fn the_programs_options_are_its_own() {
-        let expected = |argv: &[&str]| Command::Exec {
-            target: Target::Name("web".into()),
-            argv: argv.iter().map(OsString::from).collect(),
-        };
-        assert_eq!(parsed("exec web ls -l --help").unwrap(), expected(&["ls", "-l", "--help"]));
-        assert_eq!(parsed("exec web -- ls -- x").unwrap(), expected(&["ls", "--", "x"]));
-        assert!(is_usage("exec web") && is_usage("exec web --") && is_usage("exec"));
-    }
-
-    #[test]
-    fn seconds_have_fractions() {
-        let ms = |word: &str| seconds(word).ok().map(|wait| wait.as_millis());
-        assert_eq!(
-            [ms("3"), ms("0.5"), ms("1.0019"), ms("60.0")],
-            [Some(3000), Some(500), Some(1001), Some(60_000)]
-        );
-        for bad in ["0", "0.0009", "60.001", "-1", "+1", "1e1", ".", ".5", "", "x", "99999999999999999999"] {
-            assert_eq!(ms(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn help_is_there_for_every_command() {
-        for line in ["-h", "--help", "add --help", "exec --help", "link -h", "switch --help", "switch add -h"]
-        {
-            assert_eq!(parsed(line).unwrap(), Command::Help, "{line}");
-        }
-    }
 }

@@ -34,6 +34,7 @@ mod switch;
 mod sys;
 mod trace;
 mod tunnel;
+mod unlink;
 mod unpublish;
 mod uplink;
 mod wire;
@@ -69,7 +70,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Show(form) => show::show(form),
         Command::Monitor { json } => monitor::monitor(json),
         Command::Exec { target, argv } => exec::exec(&target, &argv),
-        Command::Unlink { ends, manner } => link::unlink(&ends, manner),
+        Command::Unlink { ends, manner } => unlink::unlink(&ends, manner),
         Command::NatOff { switch, manner } => switch::nat_off(&switch, manner),
         Command::Unpublish { port, manner } => unpublish::unpublish(&port, manner),
         Command::TunnelDelete { switch, name, manner } => tunnel::delete(&switch, &name, manner),

@@ -210,11 +210,10 @@ impl Picture {
         }
         for (spec, _) in &self.switches {
             text += &format!("  {} [shape=box];\n", id(&spec.name));
-            let label =
-                [crate::link::join(&spec.addresses), if spec.nat { "nat".into() } else { String::new() }]
-                    .join("\\n");
-            if !spec.addresses.is_empty() || spec.nat {
-                text += &format!("  host -- {} [label=\"{label}\"];\n", id(&spec.name));
+            let mut label: Vec<String> = spec.addresses.iter().map(Cidr::to_string).collect();
+            label.extend(spec.nat.then(|| "nat".into()));
+            if !label.is_empty() {
+                text += &format!("  host -- {} [label=\"{}\"];\n", id(&spec.name), label.join("\\n"));
             }
             if let Some(nic) = &spec.uplink {
                 text += &format!("  {} -- {};\n", id(nic), id(&spec.name));
