@@ -460,6 +460,28 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_the_command_line_takes_anything() {
+        let names: Vec<_> = NAMES.all().collect();
+        crate::fuzz::rounds(3000, |dice| {
+            let mut words: Vec<String> = (0..dice.below(6))
+                .map(|_| match dice.below(4) {
+                    0 => format!("--{}", names[dice.below(names.len() as u64) as usize]),
+                    1 => format!("--{}={}", dice.text("abcdefghimnopstuwy-", 9), dice.text("a0:,=/ é", 6)),
+                    2 => format!("-{}", dice.text("aumnipCTUrwWSGNecFZ0=:/x", 6)),
+                    _ => dice.text("-abc0:1,= /", 8),
+                })
+                .collect();
+            if dice.below(2) == 0 {
+                words.insert(0, format!("-t{}", dice.text("0123456789:-", 6)));
+            }
+            if let Ok(Request::Run(o)) = parse(lexopt::Parser::from_args(words)) {
+                assert!(o.target.is_none_or(|pid| pid.as_raw() > 0) && o.inode != Some(0));
+                assert!(o.target.is_some() || !(o.all || o.env || o.join_cgroup));
+            }
+        });
+    }
+
+    #[test]
     fn what_excludes_each_other_is_said() {
         for words in [&["-t1", "-n", "-w/x", "-W/y"][..], &["-t1", "-n", "--pty", "--no-fork"]] {
             assert!(options(words).unwrap_err().to_string().contains("cannot be combined"), "{words:?}");

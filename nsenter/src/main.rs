@@ -8,6 +8,9 @@ mod cgroup;
 mod cli;
 mod credentials;
 mod enter;
+#[cfg(test)]
+#[path = "../../unshare/src/fuzz.rs"]
+mod fuzz;
 mod namespaces;
 mod pty;
 mod relay;
