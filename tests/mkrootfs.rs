@@ -683,6 +683,30 @@ fn the_second_root_of_a_set_is_a_copy() {
     assert!(stanza.contains("\nVersion: 2\n"), "{stanza}");
 }
 
+/// The base and the root beside it at once; a clone is not waited for, as cp does not.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn the_disk_is_waited_for_once() {
+    let archive = Archive::new();
+    let pin = archive.publish("");
+    let (log, root) = (archive.place.at("calls"), archive.place.at("out/root"));
+    let waits = |command: &Command| {
+        let mut traced = Command::new(system("strace"));
+        traced.args(["-f", "-qq", "-e", "trace=syncfs", "-o"]).arg(&log);
+        traced.arg(command.get_program()).args(command.get_args());
+        finish(traced, "").ended_with(0);
+        fs::read_to_string(&log).unwrap().matches("syncfs(").count()
+    };
+    let options = ["--no-updates", "--release-sha256", &pin];
+    for options in [&options[..], &options, &[&options[..], &["--no-base"]].concat()] {
+        let _ = fs::remove_dir_all(&root);
+        assert_eq!(waits(&archive.command(options, &archive.url())), 1, "{options:?}");
+    }
+    let mut clone = Command::new(tool("mkrootfs"));
+    clone.arg("clone").arg(&root).arg(archive.place.at("out/clone"));
+    assert_eq!(waits(&clone), 0);
+}
+
 #[test]
 #[ignore = "needs root: tests/run"]
 fn progress_is_json_when_asked_for() {
@@ -804,6 +828,27 @@ fn without_a_verifier_three_ways_are_named() {
     for way in ["apt-get install gpgv", "--release-sha256", "--no-check-gpg"] {
         assert!(said.contains(way), "{said}");
     }
+}
+
+/// No dpkg, no apt, no tar, no name server: busybox for looking, gpgv for trust.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn in_a_root_of_busybox_and_gpgv_it_needs_nothing_more() {
+    let archive = Archive::new();
+    archive.publish("");
+    sign(&archive);
+    const SCRIPT: &str = "place=$1 bare=$1/bare; shift; mkdir -p \"$bare/bin\" \"$bare/proc\" \"$bare/dev\" \"$bare/root\"
+        for file; do cp \"$file\" \"$bare/bin\"; for library in $(ldd \"$file\" 2>/dev/null | grep -o '/[^ ]*'); do
+            mkdir -p \"$bare${library%/*}\"; cp -L \"$library\" \"$bare$library\"; done; done
+        mknod \"$bare/dev/null\" c 1 3; cp -r \"$place/mirror\" \"$place/k.gpg\" \"$bare\"
+        mount -t proc proc \"$bare/proc\"
+        chroot \"$bare\" /bin/busybox env -i PATH=/bin /bin/mkrootfs --progress=none --arch=amd64 --no-updates \
+            --keyring=/k.gpg bookworm /new file:///mirror
+        chroot \"$bare/new\" dpkg --audit; chroot \"$bare\" /bin/busybox ls -A /new/etc/apt /root";
+    let mut command = Command::new(system("unshare"));
+    command.args(["-m", "-p", "-f", "--kill-child", "sh", "-euc", SCRIPT, "sh"]).arg(&archive.place.0);
+    command.args([system("busybox"), system("gpgv"), tool("mkrootfs")]);
+    finish(command, "").ended_with(0).printed("/new/etc/apt:\nsources.list\n\n/root:\n");
 }
 
 #[test]

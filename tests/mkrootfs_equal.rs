@@ -30,6 +30,85 @@ fn trixie_equals_debootstraps() {
     equals_debootstraps("trixie");
 }
 
+/// What apt would install without recommended packages, name by name and version by version. apt's answers stay in
+/// the cache with the mirror.
+#[test]
+#[ignore = "needs root: tests/run, and the network once"]
+fn twenty_sets_are_those_of_apt() {
+    const SETS: [&str; 20] = [
+        "apache2 php",
+        "bind9",
+        "build-essential",
+        "cups",
+        "default-jre-headless",
+        "default-mta",
+        "docker.io",
+        "dovecot-imapd exim4",
+        "git vim",
+        "gnome-core",
+        "libreoffice-writer",
+        "mariadb-server",
+        "network-manager",
+        "nginx-light",
+        "openssh-server",
+        "openvswitch-switch",
+        "postgresql samba",
+        "python3 locales",
+        "ruby rails",
+        "systemd-sysv",
+    ];
+    let place = Place::new();
+    let mirror = frozen("bookworm");
+    let url = format!("file://{}", mirror.display());
+    let ours = |set: &str| {
+        let mut command = patiently(tool("mkrootfs"));
+        command.args(["--no-updates", "--no-check-valid-until", "--cache"]).arg(place.at("cache"));
+        if !set.is_empty() {
+            command.args(["--include", &set.replace(' ', ",")]);
+        }
+        let list = said_by(command.args(["list", "bookworm", &url]));
+        let mut found: Vec<String> =
+            list.lines().map(|line| line.split('\t').take(2).collect::<Vec<_>>().join(" ")).collect();
+        found.sort();
+        found
+    };
+    let base: Vec<String> = ours("").iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    let kept = mirror.join(format!("apt-{:016x}", hash(include_bytes!("mkrootfs_equal.rs"))));
+    let theirs = fs::read_to_string(&kept).unwrap_or_else(|_| {
+        let answers = apts(&place, &url, &base.join(" "), &SETS);
+        keep(&kept, &answers);
+        answers
+    });
+    let mut largest = 0;
+    for (set, line) in SETS.iter().zip(theirs.lines()) {
+        let theirs: Vec<&str> = line.split(',').filter(|word| !word.is_empty()).collect();
+        assert_eq!(ours(set), theirs, "{set}");
+        largest = largest.max(theirs.len());
+    }
+    assert_eq!(theirs.lines().count(), SETS.len());
+    assert!(largest > 500, "the largest set has {largest}");
+}
+
+/// A line a set: "name version", sorted, joined by commas.
+fn apts(place: &Place, url: &str, base: &str, sets: &[&str]) -> String {
+    const SCRIPT: &str = "cd \"$1\"; mkdir -p lists/partial cache/archives/partial etc; : >status; : >none
+        echo \"deb $2 bookworm main\" >list; base=$3; shift 3
+        cat >conf <<END
+Dir::Etc { SourceList \"$PWD/list\"; SourceParts \"$PWD/etc\"; Main \"$PWD/none\"; Parts \"$PWD/etc\"; Preferences \"$PWD/none\"; PreferencesParts \"$PWD/etc\"; };
+Dir::State { Lists \"$PWD/lists\"; Status \"$PWD/status\"; Extended_States \"$PWD/ext\"; };
+Dir::Cache \"$PWD/cache\"; APT::Install-Recommends \"false\"; APT::Sandbox::User \"root\"; Debug::NoLocking \"true\";
+Acquire::Check-Valid-Until \"false\"; Acquire::Languages \"none\";
+END
+        # Read first, it keeps apt from this machine's own configuration.
+        export APT_CONFIG=$PWD/conf
+        apt-get -qq update
+        for set; do apt-get -qq -s install $base $set | sed -n 's/^Inst \\([^ ]*\\) (\\([^ ]*\\) .*/\\1 \\2/p' | LC_ALL=C sort | tr '\\n' ,; echo; done";
+    let dir = place.at("apt");
+    fs::create_dir(&dir).unwrap();
+    let mut command = patiently(system("sh"));
+    said_by(command.args(["-euc", SCRIPT, "sh"]).arg(dir).args([url, base]).args(sets))
+}
+
 fn equals_debootstraps(suite: &str) {
     let place = Place::new();
     let (mirror, root) = (frozen(suite), place.at("root"));
@@ -37,7 +116,7 @@ fn equals_debootstraps(suite: &str) {
     let mut command = patiently(tool("mkrootfs"));
     command.args(["--progress=none", "--no-updates", "--no-base", "--no-check-valid-until", "--cache"]);
     command.arg(place.at("cache")).arg(suite).arg(&root).arg(&url);
-    said(command);
+    said_by(&mut command);
     let (theirs, ours) = (debootstraps(suite, &place, &mirror), facts(&root));
     let differ = differ(&theirs, &ours);
     let shown: Vec<_> = differ.iter().map(|name| (name, theirs.get(*name), ours.get(*name))).collect();
@@ -54,8 +133,14 @@ fn patiently(program: PathBuf) -> Command {
     command
 }
 
+/// Two checks may do so at once.
+fn keep(path: &Path, text: &str) {
+    let aside = path.with_extension(std::process::id().to_string());
+    fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).unwrap();
+}
+
 #[track_caller]
-fn said(mut command: Command) -> String {
+fn said_by(command: &mut Command) -> String {
     let ended = command.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
     assert!(ended.status.success(), "{command:?}:\n{out}\n{err}");
@@ -78,7 +163,7 @@ fn frozen(suite: &str) -> PathBuf {
     let script = "mkdir -p \"$1\"; exec 9>\"$1/$2.lock\"; flock 9; [ -d \"$1/$2\" ] || \"$3\" \"$4\" \"$2\" \"$1/$2\" libyaml-0-2 9>&-";
     let mut command = patiently(system("sh"));
     command.args(["-euc", script, "sh"]).arg(&dir).arg(suite).arg(FREEZE).arg(tool("mkrootfs"));
-    said(command);
+    said_by(&mut command);
     dir.join(suite)
 }
 
@@ -94,11 +179,9 @@ fn debootstraps(suite: &str, place: &Place, mirror: &Path) -> BTreeMap<String, S
     let root = place.at("theirs");
     let mut command = patiently(system("debootstrap"));
     command.args(["--variant=minbase", suite]).arg(&root).arg(format!("file://{}", mirror.display()));
-    said(command);
+    said_by(&mut command);
     let found = facts(&root);
-    let text: String = found.iter().map(|(name, fact)| format!("{name}\t{fact}\n")).collect();
-    let aside = kept.with_extension(format!("{}", std::process::id()));
-    fs::write(&aside, text).and_then(|()| fs::rename(&aside, &kept)).unwrap();
+    keep(&kept, &found.iter().map(|(name, fact)| format!("{name}\t{fact}\n")).collect::<String>());
     found
 }
 
@@ -118,7 +201,7 @@ fn it_works(root: &Path, mirror: &Path) {
         .arg(root)
         .arg(mirror)
         .arg(INSIDE);
-    assert_eq!(said(command), "Processing triggers for libc-bin\nlibyaml-0.so.2\n");
+    assert_eq!(said_by(&mut command), "Processing triggers for libc-bin\nlibyaml-0.so.2\n");
 }
 
 /// What would have been wrong without notice: each is a difference, and nothing else is.
