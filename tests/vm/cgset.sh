@@ -205,9 +205,10 @@ controllers_are_handed_down_as_needed() {
 
 a_limit_below_use_is_refused() {
 	cgset used mem=90M swap='0?'
-	cgset used -- python3 -c 'x = bytearray(50 << 20); print(1, flush=True); import time; time.sleep(600)' >/tmp/ready 2>/dev/null &
+	# dd holds what the pipe does not take.
+	cgset used -- sh -c 'dd if=/dev/zero bs=50M count=1 | sleep 600' 2>/dev/null &
 	waiting=$!
-	until [ -s /tmp/ready ]; do :; done
+	until cgset --show used | grep -q ' used=5[0-9.]*M'; do :; done
 	cgset used mem=10M 2>/tmp/err
 	status=$?
 	cat /tmp/err
