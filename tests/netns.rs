@@ -1110,6 +1110,9 @@ fn what_is_published_goes_with_what_it_leads_to() {
         same "$(netns unlink -n web:eth0 | xargs)" "unlink web:eth0 unpublish 8080 unpublish 5353 udp"
         netns unlink web:eth0 2>$T/err; says "unpublish 5353 udp"; same "$(published)" "publish 5432 db:5432"
         fails 1 netns unpublish 8080; says "it is not published"; netns unpublish 5432; fails 1 netns unpublish 5432
+        netns publish 5432 db:5432; same "$(netns switch del -n br0 | xargs)" "switch del br0 unpublish 5432"
+        netns switch del br0 2>$T/err; says "unpublish 5432$"; says "had ports"; same "$(published)" ""
+        netns show --plan | grep -qx '# link db:eth0 - .*'
     "#)
     .ended_with(0);
 }

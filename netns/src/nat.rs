@@ -165,8 +165,8 @@ impl Nft {
     }
 
     /// Takes the chains of `switch` away and what is published on it. False when there was nothing.
-    pub fn switch_off(&self, switch: &str) -> Result<bool> {
-        self.remove(&self.ruleset()?, &[chain_of(switch)], |entry| entry.switch == switch)
+    pub fn switch_off(&self, present: &Ruleset, switch: &str) -> Result<bool> {
+        self.remove(present, &[chain_of(switch)], |entry| entry.switch == switch)
     }
 
     /// Takes the masquerading of `switch` away.

@@ -21,6 +21,9 @@ use crate::tunnel::TunnelSpec;
 use crate::uplink;
 use crate::words::Statement;
 
+/// In the place of its name where a link ends nowhere.
+const NO_SWITCH: &str = "-";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Lines,
@@ -91,7 +94,7 @@ impl Picture {
             if !targets.contains(&end.target) {
                 targets.push(end.target.clone());
             }
-            let switch = plug::of_port(machine, outer)?.unwrap_or_else(|| "-".into());
+            let switch = plug::of_port(machine, outer)?.unwrap_or_else(|| NO_SWITCH.into());
             let mut link = Seen {
                 spec: LinkSpec::new(end, Onto::Switch(switch)),
                 outer: Some(outer.name.clone()),
@@ -137,7 +140,8 @@ impl Picture {
             let lost = match &statement {
                 Statement::Link(spec) => {
                     let whole = |link: &&Seen| link.spec.end == spec.end && link.hidden.is_none();
-                    matches!(spec.end.target, Target::Pid(_)) || !self.links.iter().any(|link| whole(&link))
+                    let cut = spec.onto.name() == NO_SWITCH;
+                    cut || matches!(spec.end.target, Target::Pid(_)) || !self.links.iter().any(|l| whole(&l))
                 }
                 Statement::Publish(spec) => matches!(spec.target, Target::Pid(_)),
                 _ => false,

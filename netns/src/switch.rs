@@ -1,5 +1,7 @@
 //! switch: a Linux bridge that ships are linked to, the host's address on it, and the way out.
 
+mod remove;
+
 use std::fmt;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -8,14 +10,13 @@ use serde_json::{Value, json};
 use unshare::fail::{print, say};
 
 use crate::address::{Cidr, Mac, format_mac};
-use crate::link::Onto;
-use crate::machine::{Machine, Undo, lock_host};
-use crate::manner::Manner;
+use crate::machine::{Machine, Undo};
 use crate::nat::Nft;
 use crate::netlink::errno;
 use crate::plug::{self, Plug, Port};
 use crate::rtnl::{self, Link};
 use crate::{ovs, sys, uplink};
+pub use remove::{Removal, delete, nat_off};
 
 /// The alias of those that we have made.
 const MARK: &str = "netns switch";
@@ -223,95 +224,6 @@ fn make_bridge(machine: &mut Machine, spec: &SwitchSpec) -> Result<bool> {
             Ok(true)
         }
     }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub struct Removal {
-    pub name: String,
-    pub if_unused: bool,
-    pub manner: Manner,
-}
-
-impl Removal {
-    fn tell(&self, changes: bool) -> Result<()> {
-        let words = changes.then(|| format!("switch del {}", self.name));
-        self.manner.tell(words.as_slice(), &[])
-    }
-}
-
-/// Removes the switch and its NAT; ports that are left end nowhere. What came with an uplink goes back to it.
-pub fn delete(removal: &Removal) -> Result<()> {
-    let name = &removal.name;
-    remove(removal).with_context(|| format!("cannot delete the switch '{name}'"))
-}
-
-fn remove(removal: &Removal) -> Result<()> {
-    let name = &removal.name;
-    let mut machine = Machine::open()?;
-    let found = plug::find(&mut machine, &Onto::Switch(name.clone()))?;
-    let link = rtnl::find_link(&mut machine.outside, name)?;
-    let mut ports = Vec::new();
-    if let Some(plug) = &found {
-        let links = rtnl::all_links(&mut machine.outside)?;
-        ports = plug.ports(&links).into_iter().filter(|port| port.tunnel.is_none()).collect();
-    }
-    let uplink = ports.iter().position(Port::is_uplink).and_then(|at| ports.remove(at).link);
-    if removal.if_unused && !ports.is_empty() {
-        return removal.tell(false);
-    }
-    let _lock = lock_host()?;
-    let had_nat = match Nft::find() {
-        None => false,
-        Some(nft) if removal.manner.dry_run => nft.ruleset()?.masquerade(name),
-        Some(nft) => nft.switch_off(name)?,
-    };
-    // Where somebody else has removed the bridge, our rules are what is left to remove.
-    if found.is_none() && !had_nat && !removal.if_unused {
-        bail!("no switch '{name}'");
-    }
-    let Some(plug) = found.filter(|_| !removal.manner.dry_run) else {
-        return removal.tell(link.is_some() || had_nat);
-    };
-    if let (Some(nic), Some(link)) = (uplink, &link) {
-        uplink::give_back(&mut machine, &nic, link)?;
-    }
-    match plug {
-        Plug::Ovs(_) => delete_ovs_bridge(&mut machine, name, link)?,
-        _ => machine.outside.tell(vec![rtnl::delete_link(name)])?,
-    }
-    machine.keep();
-    if !ports.is_empty() {
-        let names: Vec<String> = ports.iter().map(Port::label).collect();
-        say("netns", &format!("note: '{name}' had ports, now without a switch: {}", names.join(" ")));
-    }
-    removal.tell(true)
-}
-
-/// Takes the switch's way to the outside away.
-pub fn nat_off(name: &str, manner: Manner) -> Result<()> {
-    let failed = || format!("cannot take NAT from '{name}'");
-    let mut machine = Machine::open()?;
-    let _lock = lock_host()?;
-    let had = match Nft::find() {
-        None => false,
-        Some(nft) if manner.dry_run => nft.ruleset().with_context(failed)?.masquerade(name),
-        Some(nft) => nft.stop_masquerade(name).with_context(failed)?,
-    };
-    if !had && rtnl::find_link(&mut machine.outside, name)?.is_none() {
-        return Err(anyhow!("no switch '{name}'")).with_context(failed);
-    }
-    manner.tell(had.then(|| format!("nat off {name}")).as_slice(), &[])
-}
-
-/// Where ovs-vswitchd does not do it, the bridge is out of the database all the same.
-fn delete_ovs_bridge(machine: &mut Machine, name: &str, link: Option<Link>) -> Result<()> {
-    let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
-    let done = ovs.delete_bridge(name, cancel);
-    if done.is_err() && link.is_some_and(|link| link.kind == "tun") {
-        // It stays when its process has died (tun(4), persistent).
-        machine.outside.tell(vec![rtnl::delete_link(name)])?;
-    }
-    done.map(drop)
 }
 
 /// One switch a line: NAME up|down MAC [ADDRESS ...] [nat] [ovs] [PORT ...].

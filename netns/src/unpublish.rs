@@ -51,17 +51,8 @@ impl Withdrawal {
         Ok((!going.is_empty()).then_some(Withdrawal { nft, present, going, _lock: lock }))
     }
 
-    /// As statements, each once.
     pub fn words(&self) -> Vec<String> {
-        let mut words = Vec::new();
-        for entry in &self.going {
-            let udp = if entry.spec.port.udp { " udp" } else { "" };
-            let statement = format!("unpublish {}{udp}", entry.spec.port);
-            if !words.contains(&statement) {
-                words.push(statement);
-            }
-        }
-        words
+        statements(&self.going)
     }
 
     pub fn act(self) -> Result<()> {
@@ -78,15 +69,28 @@ impl Withdrawal {
 
     /// For those who have asked for something else.
     pub fn act_and_say(self) -> Result<()> {
-        let notes: Vec<String> = self
-            .words()
-            .into_iter()
-            .map(|statement| format!("note: with it goes what was published: {statement}"))
-            .collect();
+        let words = self.words();
         self.act()?;
-        notes.iter().for_each(|note| say("netns", note));
+        words.iter().for_each(|statement| say_goes(statement));
         Ok(())
     }
+}
+
+/// What takes these away, each once.
+pub fn statements(entries: &[Entry]) -> Vec<String> {
+    let mut words = Vec::new();
+    for entry in entries {
+        let udp = if entry.spec.port.udp { " udp" } else { "" };
+        let statement = format!("unpublish {}{udp}", entry.spec.port);
+        if !words.contains(&statement) {
+            words.push(statement);
+        }
+    }
+    words
+}
+
+pub fn say_goes(statement: &str) {
+    say("netns", &format!("note: with it goes what was published: {statement}"));
 }
 
 /// Nothing leads from the host's 127.0.0.1 to the switch any more.

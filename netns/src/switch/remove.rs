@@ -1,0 +1,142 @@
+//! remove: takes a switch away, or its NAT alone.
+
+use anyhow::{Context, Result, anyhow, bail};
+use unshare::fail::say;
+
+use crate::link::Onto;
+use crate::machine::{Machine, lock_host};
+use crate::manner::Manner;
+use crate::nat::{Nft, Ruleset};
+use crate::plug::{self, Plug, Port};
+use crate::rtnl::{self, Link};
+use crate::{unpublish, uplink};
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Removal {
+    pub name: String,
+    pub if_unused: bool,
+    pub manner: Manner,
+}
+
+/// What nft has for a switch: its NAT and what is published on it.
+struct Rules {
+    nft: Option<(Nft, Ruleset)>,
+    masquerade: bool,
+    /// What takes the publications away, as statements.
+    published: Vec<String>,
+}
+
+impl Rules {
+    fn of(switch: &str) -> Result<Rules> {
+        let mut rules = Rules { nft: None, masquerade: false, published: Vec::new() };
+        if let Some(nft) = Nft::find() {
+            let ruleset = nft.ruleset()?;
+            let on_it: Vec<_> = ruleset.publications().into_iter().filter(|e| e.switch == switch).collect();
+            rules.masquerade = ruleset.masquerade(switch);
+            rules.published = unpublish::statements(&on_it);
+            rules.nft = Some((nft, ruleset));
+        }
+        Ok(rules)
+    }
+
+    fn are_there(&self) -> bool {
+        self.masquerade || !self.published.is_empty()
+    }
+
+    fn remove(self, switch: &str) -> Result<()> {
+        if let Some((nft, ruleset)) = &self.nft {
+            nft.switch_off(ruleset, switch)?;
+        }
+        self.published.iter().for_each(|statement| unpublish::say_goes(statement));
+        Ok(())
+    }
+}
+
+/// Removes the switch and its NAT; ports that are left end nowhere. What came with an uplink goes back to it.
+pub fn delete(removal: &Removal) -> Result<()> {
+    let name = &removal.name;
+    remove(removal).with_context(|| format!("cannot delete the switch '{name}'"))
+}
+
+fn remove(removal: &Removal) -> Result<()> {
+    let name = &removal.name;
+    let mut machine = Machine::open()?;
+    let found = plug::find(&mut machine, &Onto::Switch(name.clone()))?;
+    let link = rtnl::find_link(&mut machine.outside, name)?;
+    let mut ports = Vec::new();
+    if let Some(plug) = &found {
+        let links = rtnl::all_links(&mut machine.outside)?;
+        ports = plug.ports(&links).into_iter().filter(|port| port.tunnel.is_none()).collect();
+    }
+    let uplink = ports.iter().position(Port::is_uplink).and_then(|at| ports.remove(at).link);
+    if removal.if_unused && !ports.is_empty() {
+        return removal.manner.tell(&[], &[]);
+    }
+    let _lock = lock_host()?;
+    let rules = Rules::of(name)?;
+    // Where somebody else has removed the bridge, our rules are what is left to remove.
+    if found.is_none() && !rules.are_there() && !removal.if_unused {
+        bail!("no switch '{name}'");
+    }
+    let mut changes: Vec<String> =
+        (found.is_some() || rules.are_there()).then(|| format!("switch del {name}")).into_iter().collect();
+    changes.extend(rules.published.iter().cloned());
+    if removal.manner.dry_run {
+        return removal.manner.tell(&changes, &[]);
+    }
+    rules.remove(name)?;
+    if let Some(plug) = found {
+        take_down(&mut machine, name, &plug, link, uplink)?;
+    }
+    if !ports.is_empty() {
+        let names: Vec<String> = ports.iter().map(Port::label).collect();
+        say("netns", &format!("note: '{name}' had ports, now without a switch: {}", names.join(" ")));
+    }
+    removal.manner.tell(&changes, &[])
+}
+
+/// The bridge itself, after its uplink has what came with it.
+fn take_down(
+    machine: &mut Machine,
+    name: &str,
+    plug: &Plug,
+    link: Option<Link>,
+    uplink: Option<Link>,
+) -> Result<()> {
+    if let (Some(nic), Some(link)) = (uplink, &link) {
+        uplink::give_back(machine, &nic, link)?;
+    }
+    match plug {
+        Plug::Ovs(_) => delete_ovs_bridge(machine, name, link)?,
+        _ => machine.outside.tell(vec![rtnl::delete_link(name)])?,
+    }
+    machine.keep();
+    Ok(())
+}
+
+/// Takes the switch's way to the outside away.
+pub fn nat_off(name: &str, manner: Manner) -> Result<()> {
+    let failed = || format!("cannot take NAT from '{name}'");
+    let mut machine = Machine::open()?;
+    let _lock = lock_host()?;
+    let had = match Nft::find() {
+        None => false,
+        Some(nft) if manner.dry_run => nft.ruleset().with_context(failed)?.masquerade(name),
+        Some(nft) => nft.stop_masquerade(name).with_context(failed)?,
+    };
+    if !had && rtnl::find_link(&mut machine.outside, name)?.is_none() {
+        return Err(anyhow!("no switch '{name}'")).with_context(failed);
+    }
+    manner.tell(had.then(|| format!("nat off {name}")).as_slice(), &[])
+}
+
+/// Where ovs-vswitchd does not do it, the bridge is out of the database all the same.
+fn delete_ovs_bridge(machine: &mut Machine, name: &str, link: Option<Link>) -> Result<()> {
+    let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
+    let done = ovs.delete_bridge(name, cancel);
+    if done.is_err() && link.is_some_and(|link| link.kind == "tun") {
+        // It stays when its process has died (tun(4), persistent).
+        machine.outside.tell(vec![rtnl::delete_link(name)])?;
+    }
+    done.map(drop)
+}
