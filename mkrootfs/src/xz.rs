@@ -129,7 +129,7 @@ pub mod tests {
             59886b6c8620d6727b4c40a2b46141eac1cbae54c39649d5fb085c5b20000000feed3f210cd99704000350404b403f2b\
             ca145ac8b1c467fb020000000004595a";
         let digits: Vec<u8> = HEX.bytes().map(|c| char::from(c).to_digit(16).unwrap() as u8).collect();
-        digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+        digits.chunks(2).map(|pair| (pair[0] << 4) | pair[1]).collect()
     }
 
     #[test]
