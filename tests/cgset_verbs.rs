@@ -312,6 +312,7 @@ fn a_user_is_given_a_group_and_no_more() {
     let inner = "cgset=/proc/self/fd/9; \
                  \"$cgset\" --leaf sub mem=30M procs=5 -- cat /proc/self/cgroup || exit; \
                  \"$cgset\" stays procs=4 && \"$cgset\" --remove stays || exit; \
+                 \"$cgset\" --show stays 2>&1 | grep -q 'hint: .*--parent / is the root' || exit; \
                  ! \"$cgset\" ../x 2>/dev/null && ! \"$cgset\" --parent / escaped mem=1M 2>/dev/null && \
                  ! echo max >\"$1\" 2>/dev/null";
     let limit = |group: &Group| group.dirs().into_iter().map(|d| d.join("pids.max")).find(|f| f.exists());

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
+use unshare::fail::hint;
 
 use crate::files;
 use crate::layout::{Hierarchy, Layout};
@@ -43,6 +44,21 @@ pub fn existing(layout: &Layout, parent: &Parent, group: &Group) -> Result<Vec<P
         places[..=at].rotate_right(1);
     }
     Ok(places)
+}
+
+/// As `existing`, of a group that must be there.
+pub fn found(layout: &Layout, parent: &Parent, group: &Group) -> Result<Vec<Place>> {
+    let places = existing(layout, parent, group)?;
+    if !places.is_empty() {
+        return Ok(places);
+    }
+    let error = anyhow!("there is no group '{}'", group.0);
+    Err(match parent {
+        Parent::Usual if layout.below_own(parent) => {
+            hint(error, "it was looked for in the group that you were given; --parent / is the root")
+        }
+        _ => error,
+    })
 }
 
 /// The group's directory and all below it, the deepest first: the order of removal.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use serde_json::{Value, json};
 use unshare::fail;
 
@@ -26,12 +26,9 @@ pub struct Node {
 impl Node {
     pub fn read(layout: &Layout, parent: &Parent, name: Option<&Group>) -> Result<Node> {
         let places = match name {
-            Some(name) => group::existing(layout, parent, name)?,
+            Some(name) => group::found(layout, parent, name)?,
             None => tops(layout, parent)?,
         };
-        if let (Some(name), true) = (name, places.is_empty()) {
-            return Err(anyhow!("there is no group '{}'", name.0));
-        }
         let mut node = Node::of(name.map_or("/".into(), |name| name.0.clone()), places);
         // At the top of each tree stand all who have no group in that one; they are told where they have.
         let mut placed = BTreeSet::new();

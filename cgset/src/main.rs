@@ -36,10 +36,9 @@ mod words;
 use std::io::Read;
 use std::process::ExitCode;
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Error, Result};
 use unshare::fail::{self, Statuses};
 
-use group::Place;
 use layout::Layout;
 use name::Group;
 use report::Report;
@@ -66,7 +65,7 @@ fn obey(action: Action) -> Result<()> {
 fn act_on_groups(verb: Verb, groups: &[Group], options: &Options) -> Result<()> {
     let layout = Layout::some()?;
     let parent = &options.parent;
-    let one = |name: &Group| there_is(&layout, name, options);
+    let one = |name: &Group| group::found(&layout, parent, name);
     match (verb, groups) {
         (Verb::Show, [name]) => show::show(&one(name)?, name, options.json),
         (Verb::WaitOom, [name]) => oom::wait(&one(name)?, &name.0, options.oom_exit.unwrap_or(KILLED)),
@@ -81,11 +80,6 @@ fn act_on_groups(verb: Verb, groups: &[Group], options: &Options) -> Result<()> 
             _ => remove::kill(&layout, &one(name)?, &name.0),
         }),
     }
-}
-
-fn there_is(layout: &Layout, name: &Group, options: &Options) -> Result<Vec<Place>> {
-    let places = group::existing(layout, &options.parent, name)?;
-    if places.is_empty() { Err(anyhow!("there is no group '{}'", name.0)) } else { Ok(places) }
 }
 
 /// Goes on after a failure, so that one stubborn group does not hold up the rest.
