@@ -96,7 +96,7 @@ fn apts(place: &Place, url: &str, base: &str, sets: &[&str]) -> String {
         cat >conf <<END
 Dir::Etc { SourceList \"$PWD/list\"; SourceParts \"$PWD/etc\"; Main \"$PWD/none\"; Parts \"$PWD/etc\"; Preferences \"$PWD/none\"; PreferencesParts \"$PWD/etc\"; };
 Dir::State { Lists \"$PWD/lists\"; Status \"$PWD/status\"; Extended_States \"$PWD/ext\"; };
-Dir::Cache \"$PWD/cache\"; APT::Install-Recommends \"false\"; APT::Sandbox::User \"root\"; Debug::NoLocking \"true\";
+Dir::Cache \"$PWD/cache\"; APT::Install-Recommends \"false\"; APT::Sandbox::User \"root\";
 Acquire::Check-Valid-Until \"false\"; Acquire::Languages \"none\";
 END
         # Read first, it keeps apt from this machine's own configuration.
