@@ -16,7 +16,7 @@ serve() {
         ' $2 $T/ready.$1 >$T/server.$1 2>&1 &
     read word <$T/ready.$1; test "$word" = ready
 }
-export LIMIT=20
+export LIMIT=${TEST_SECONDS:-20}
 FETCH='use Socket; alarm $ENV{LIMIT}; socket(S,PF_INET,SOCK_STREAM,0);
     connect(S,sockaddr_in($ARGV[1],inet_aton($ARGV[0]))) or die "connect: $!\n"; print <S>'
 fetch() { netns exec $1 perl -e "$FETCH" $2 $3; }
@@ -967,7 +967,7 @@ fn a_published_port_is_reached_from_everywhere() {
         fi
         # The host's own 127.0.0.1 is not open to ships.
         perl -e 'use Socket; socket(S,PF_INET,SOCK_DGRAM,0); bind(S,sockaddr_in(99,inet_aton("127.0.0.1"))) or die;
-            alarm 20; recv(S,$m,9,0); print $m' >$T/heard &
+            alarm $ENV{{LIMIT}}; recv(S,$m,9,0); print $m' >$T/heard &
         netns exec other ip route add 127.0.0.0/8 via 10.0.0.254 table 7
         netns exec other ip rule add to 127.0.0.0/8 table 7 pref 0 2>/dev/null || :
         netns exec other ip rule del pref 0 table local; netns exec other ip rule add pref 9 table local
@@ -1009,7 +1009,7 @@ fn a_port_is_published_on_one_address_or_as_udp() {
         same "$(fetch out 192.0.2.1 8080)" 192.0.2.9
         netns publish 5353 ship:53 udp
         netns exec ship perl -e 'use Socket; socket(S,PF_INET,SOCK_DGRAM,0); bind(S,sockaddr_in(53,INADDR_ANY)) or die; open(R,">",$ENV{{T}}."/udp"); print R "ready\n"; close R;
-            alarm 20; $from = recv(S,$m,99,0); send(S,"got $m",0,$from)' &
+            alarm $ENV{{LIMIT}}; $from = recv(S,$m,99,0); send(S,"got $m",0,$from)' &
         while ! [ -s $T/udp ]; do kill -0 $!; done
         same "$(netns exec out perl -e 'use Socket; alarm 20; socket(S,PF_INET,SOCK_DGRAM,0); send(S,"hello",0,sockaddr_in(5353,inet_aton("192.0.2.1"))); recv(S,$m,99,0); print $m')" "got hello"
         # With the switch goes what is published on it.
@@ -1057,10 +1057,10 @@ fn a_card_moves_to_the_switch_and_back_with_all_it_has() {
         before=$(have wan); mac=$(cat /sys/class/net/wan/address)
         # A connection of the host lives on.
         mkfifo $T/listens $T/talks $T/go
-        netns exec lan perl -e 'use Socket; alarm 20; socket(S,PF_INET,SOCK_STREAM,0); bind(S,sockaddr_in(81,INADDR_ANY)) or die; listen(S,1);
+        netns exec lan perl -e 'use Socket; alarm $ENV{LIMIT}; socket(S,PF_INET,SOCK_STREAM,0); bind(S,sockaddr_in(81,INADDR_ANY)) or die; listen(S,1);
             open(R,">",$ENV{T}."/listens"); close R; accept(C,S); sysread(C,$m,9); syswrite(C,$m)' &
         : <$T/listens
-        perl -e 'use Socket; alarm 20; socket(S,PF_INET,SOCK_STREAM,0); connect(S,sockaddr_in(81,inet_aton("192.0.2.9"))) or die "connect: $!";
+        perl -e 'use Socket; alarm $ENV{LIMIT}; socket(S,PF_INET,SOCK_STREAM,0); connect(S,sockaddr_in(81,inet_aton("192.0.2.9"))) or die "connect: $!";
             open(R,">",$ENV{T}."/talks"); close R; open(G,"<",$ENV{T}."/go"); <G>; syswrite(S,"hello"); sysread(S,$m,9); print $m' >$T/heard & talk=$!
         : <$T/talks
         same "$(netns switch add -n br0 --uplink wan)" "switch add br0 --uplink wan"

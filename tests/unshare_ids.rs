@@ -191,7 +191,9 @@ fn who_has_no_subordinate_ids_is_told() {
 #[test]
 #[ignore = "needs root: tests/run"]
 fn a_missing_or_failing_newuidmap_gives_its_status() {
-    let without = "mkdir $T/path; as_user env PATH=$T/path \"$BIN/unshare\" --map-auto touch $T/ran";
+    // Started by setpriv itself, which may still enter the directory of the binary: it may lie in /root.
+    let without = "mkdir $T/path; setpriv=$(command -v setpriv); PATH=$T/path $setpriv --reuid=1234 --regid=1235 \
+                   --clear-groups \"$BIN/unshare\" --map-auto touch $T/ran";
     inside(&format!("{USERS}\nchmod 777 $T\n{without} || echo $?; [ ! -e $T/ran ]"))
         .ended_with(0)
         .said("failed to execute newuidmap")
