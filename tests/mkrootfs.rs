@@ -1721,3 +1721,23 @@ fn without_ids_of_ones_own_all_files_are_the_callers_and_that_is_said() {
     assert_eq!(fs::metadata(archive.place.at("out/dir/etc/made")).unwrap().uid(), daemon);
     assert_eq!(archive.place.names("out"), ["dir"]);
 }
+
+/// As in a container without root, where the caller is user 0 already.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn root_of_a_user_namespace_is_not_root() {
+    let mut archive = Archive::new();
+    let script = "#!/bin/sh\nset -e\n: > /etc/made; chown 42:43 /etc/made; cat /dev/null\n";
+    archive.add("owner", "", &[], &[("postinst", script)]);
+    let pin = archive.publish("");
+    let command =
+        archive.command(&["--release-sha256", &pin, "--no-updates", "--include=owner"], &archive.url());
+    let mut inside = Command::new(system("unshare"));
+    inside.arg("-r").arg(command.get_program()).args(command.get_args());
+    let warning =
+        "warning: every file of the root will belong to you alone: this user namespace has too few ids";
+    finish(inside, "").ended_with(0).said(warning);
+    let made = fs::metadata(archive.place.at("out/root/etc/made")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (0, 0));
+    assert!(!archive.place.at("out/root/dev/null").exists());
+}

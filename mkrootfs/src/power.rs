@@ -49,7 +49,7 @@ const ONE_ID: i32 = 10;
 /// Takes what power there is; before any thread, file or process is made.
 pub fn take() -> Result<Power> {
     if geteuid().is_root() {
-        return Ok(Power::Root);
+        return as_root();
     }
     let (uid, gid) = (geteuid(), getegid());
     let (gone, mut go) = {
@@ -87,6 +87,36 @@ pub fn take() -> Result<Power> {
         crate::sys::swallow_chown().context("cannot pass over changes of owners")?;
     }
     Ok(power)
+}
+
+/// Root of the machine; or, as in a container without root, of a user namespace that somebody else has made.
+fn as_root() -> Result<Power> {
+    // Without /proc nothing says otherwise.
+    let ids = ["uid_map", "gid_map"].map(|file| {
+        fs::read_to_string(format!("/proc/self/{file}")).map_or(u32::MAX.into(), |map| mapped(&map))
+    });
+    let power = power_of(ids[0].min(ids[1]));
+    if power == Power::Single {
+        progress::warn(
+            "every file of the root will belong to you alone: this user namespace has too few ids",
+        );
+        crate::sys::swallow_chown().context("cannot pass over changes of owners")?;
+    }
+    Ok(power)
+}
+
+/// How many ids a map has, a block a line: first inside, first outside, count (user_namespaces(7)).
+fn mapped(map: &str) -> u64 {
+    map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).sum()
+}
+
+/// Debian's ids go up to nobody's, 65534.
+fn power_of(ids: u64) -> Power {
+    match ids {
+        0..=65534 => Power::Single,
+        _ if ids < u32::MAX.into() => Power::Ranges,
+        _ => Power::Root,
+    }
 }
 
 /// Which switch of the host is in the way.
@@ -166,6 +196,17 @@ fn subordinate(text: &str, name: Option<&str>, uid: u32) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_gives_the_power_of_its_ids() {
+        for (map, power) in [
+            ("         0          0 4294967295\n", Power::Root),
+            ("0 1000 1\n", Power::Single),
+            ("0 1000 1\n1 100000 65536\n", Power::Ranges),
+        ] {
+            assert_eq!(power_of(mapped(map)), power, "{map}");
+        }
+    }
 
     #[test]
     fn ranges_belong_to_names_and_numbers() {
