@@ -10,7 +10,7 @@ load_ship() {
 }
 
 ship_defaults() {
-	address='' hostname=$name onboot=yes level=$site_level caps='' nice=0 command=''
+	address='' hostname=$name onboot=yes level=$site_level seccomp=default caps='' nice=0 command=''
 	mem=$site_mem swap=$site_swap procs=$site_procs cpu=$site_cpu
 }
 
@@ -23,7 +23,7 @@ limit_words() {
 unshare_words() {
 	printf '%s ' -m -u -i -p -C -f --kill-child --forward-signals --close-fds --mount-proc --mount-sys --mount-dev ${1:+--init}
 	# Level open is as the seeds had it, for teaching and debugging: nothing masked, nothing dropped.
-	[ "$level" = open ] || printf '%s ' --mask-paths --new-keyring --caps "default$caps" --seccomp default
+	[ "$level" = open ] || printf '%s ' --mask-paths --new-keyring --caps "default$caps" --seccomp "$seccomp"
 }
 
 ship_setting() {
@@ -33,6 +33,7 @@ ship_setting() {
 	onboot | ONBOOT) one_of "$@" yes no && onboot=$2 ;;
 	level) one_of "$@" default open && level=$2 ;;
 	caps | S_CAPS) set_caps "$@" ;;
+	seccomp) one_of "$@" default i386 none && seccomp=$2 ;;
 	nice | S_NICE) set_nice "$@" ;;
 	command) [ -n "$2" ] || bad_setting "command: nothing to run" && command=$2 ;;
 	mem) is_limit "$@" && mem=$2 ;;

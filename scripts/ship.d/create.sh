@@ -55,7 +55,7 @@ take_option() {
 		[ -d "$3" ] || fail 1 "no directory '$3'" "--from takes a root directory"
 		from=$(readlink -f -- "$3")
 		;;
-	mem | swap | procs | cpu | caps | level | hostname | nice) add_word "$2" "$3" ;;
+	mem | swap | procs | cpu | caps | level | seccomp | hostname | nice) add_word "$2" "$3" ;;
 	command | onboot | address)
 		[ "$1" = create ] || fail 2 "'$2' is not for '$self $1'" "$self --help"
 		is_word_line "$2" "$3"

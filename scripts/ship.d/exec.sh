@@ -28,14 +28,11 @@ find_running() {
 	fail 1 "'$name' does not run" "$self start $name"
 }
 
-# enter COMMAND... - all its namespaces, its control group, its environment, no capability that it has not, and
-# its filter of system calls; on a terminal with one of the ship's own, as it could type into ours (TIOCSTI).
+# enter COMMAND... - on a terminal with one of the ship's own, as it could type into ours (TIOCSTI).
 enter() {
-	local key value filter='' pty=''
-	while read -r key value; do
-		case $key:$value in Seccomp::2) filter='--seccomp default' ;; esac
-	done <"/proc/$pid/status"
+	local pty=''
 	! on_terminal || pty=--pty
-	# shellcheck disable=SC2086 # a word or none
-	exec "$bin/nsenter" -t "$pid" -a -c -e --caps=target $filter $pty -- "$@"
+	entry_words
+	# shellcheck disable=SC2086 # words
+	exec "$bin/nsenter" $entry $pty -- "$@"
 }

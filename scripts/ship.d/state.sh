@@ -30,6 +30,21 @@ ship_pid() {
 # ship_runs - its start was finished and it has not ended; its process 1 in $pid.
 ship_runs() { [ -e "$state/started" ] && ship_pid; }
 
+# entry_words - in $entry: how nsenter becomes a process of the ship, with all its namespaces, its control group and
+# environment, no capability that it has not, and its filter of system calls.
+entry_words() {
+	local key value filter=''
+	while read -r key value; do
+		case $key:$value in Seccomp::2) filter=default ;; esac
+	done <"/proc/$pid/status"
+	[ -z "$filter" ] || [ ! -e "$config_folder/$name.conf" ] || each_setting "$config_folder/$name.conf" find_filter
+	entry="-t $pid -a -c -e --caps=target${filter:+ --seccomp $filter}"
+}
+
+find_filter() { # not a judge: what is wrong elsewhere in the conf is no matter for a ship that runs
+	case $1=$2 in seccomp=i386) filter=i386 ;; esac
+}
+
 # lock_ship - be the only command that changes this ship; waits for another one.
 lock_ship() {
 	while :; do

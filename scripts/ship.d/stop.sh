@@ -36,8 +36,9 @@ end_ship() {
 # run what it would run, and the last script's end is the end.
 last_scripts() {
 	local tries=0 child
-	# shellcheck disable=SC2016 # for the shell inside
-	"$bin/nsenter" -t "$pid" -a -c -e --caps=target -- /bin/sh -c \
+	entry_words
+	# shellcheck disable=SC2016,SC2086 # for the shell inside; words
+	"$bin/nsenter" $entry -- /bin/sh -c \
 		'INIT_HALT=HALT RUNLEVEL=0 PREVLEVEL=2 exec /etc/init.d/rc 0' </dev/null >>"$state/log" 2>&1 &
 	child=$!
 	while [ "$tries" -lt $((stop_timeout * 10)) ]; do
