@@ -126,7 +126,7 @@ each_address() {
 	local each
 	for each in $(every_ship); do
 		found=''
-		each_setting "$config_folder/$each.conf" find_address
+		{ each_setting "$config_folder/$each.conf" find_address; } 2>/dev/null || continue # deleted meanwhile
 		[ -z "$found" ] || "$1" "$each" "$found"
 	done
 }

@@ -131,16 +131,16 @@ clear_leftovers() {
 }
 
 # reserve - an address that no other ship has, given or the next free one: the conf, not yet in its place. One
-# at a time over the whole farm.
+# at a time over the whole farm. What is being made is looked at first: it may become a ship meanwhile.
 reserve() {
 	local candidate
 	exec 8>"$pid_folder/.lock"
 	flock 8
 	taken_list=''
-	each_address note_taken
 	each_reserved note_taken
+	each_address note_taken
 	if [ -n "$address" ]; then
-		holder=$(printf '%s' "$taken_list" | sed -n "s/^$address //p")
+		holder=$(printf '%s' "$taken_list" | sed -n "/^$address /{s/^[^ ]* //p;q;}")
 		[ -z "$holder" ] || fail 1 "address $address is taken by '$holder'" "take another, or none: the next free one"
 	else
 		next_free
@@ -162,7 +162,7 @@ each_reserved() {
 		other=${file##*/.} other=${other%.conf.new} found=''
 		# Nobody holds its lock: a create that was killed, which does not count.
 		! flock -n "$pid_folder/$other/lock" true 2>/dev/null || continue
-		each_setting "$file" find_address
+		{ each_setting "$file" find_address; } 2>/dev/null || continue # it is a ship now
 		[ -z "$found" ] || "$1" "$other" "$found"
 	done
 }

@@ -85,9 +85,12 @@ check 'stop there' env SHIP_CONFIG="$T/two.cfg" ship stop all
 same 'nothing is left' "$(left)" ''
 
 # At the same time: each gets an address of its own; the same name is made once.
-for name in p q r s; do ship create $name >"$name.out" 2>&1 & done
-wait
-same 'four at once' "$(sed -n 's/^address=//p' conf/[p-s].conf | sort -u | wc -l)" 4
+for round in 1 2 3 4 5; do
+	[ "$round" = 1 ] || check 'delete all' ship delete all
+	for name in p q r s; do ship create $name >"$name.out" 2>&1 & done
+	wait
+	same 'four at once' "$(sed -n 's/^address=//p' conf/[p-s].conf | sort -u | wc -l)" 4
+done
 for name in 1 2 3; do ship start p >"$name.out" 2>&1 & done
 wait
 same 'one start of three' "$(cat 1.out 2.out 3.out | grep -c 'runs already')" 2
