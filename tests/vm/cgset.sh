@@ -208,7 +208,7 @@ a_limit_below_use_is_refused() {
 	# dd holds what the pipe does not take.
 	cgset used -- sh -c 'dd if=/dev/zero bs=50M count=1 | sleep 600' 2>/dev/null &
 	waiting=$!
-	until cgset --show used | grep -q ' used=5[0-9.]*M'; do :; done
+	until cgset --show used | grep -q ' used=5[0-9][0-9.]*M'; do :; done
 	cgset used mem=10M 2>/tmp/err
 	status=$?
 	cat /tmp/err
