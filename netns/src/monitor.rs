@@ -29,7 +29,6 @@ const LOOKS: u32 = 50;
 
 /// A line for each change, until a signal ends it.
 pub fn monitor(as_json: bool) -> Result<()> {
-    let signals = Signals::block()?;
     store::make_directory()?;
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("cannot watch")?;
     let changes = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE;
@@ -38,6 +37,8 @@ pub fn monitor(as_json: bool) -> Result<()> {
     let mut listener = Socket::listen_to_links()?;
     let mut socket = Socket::open()?;
     let (mut names, mut links) = (store::whole_names()?, whole_links(&mut socket)?);
+    // Last: who sees this descriptor knows that from now on all is told.
+    let signals = Signals::block()?;
     // How often a name that is not whole is still looked at.
     let mut looks = 0;
     loop {
