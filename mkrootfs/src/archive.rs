@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
 use crate::bootstrap::Job;
 use crate::cache::Cache;
@@ -15,7 +15,7 @@ use crate::mirror::Source;
 use crate::progress;
 use crate::release::{self, Release, Signed};
 use crate::suite;
-use crate::trouble::Kind;
+use crate::trouble::{self, Kind};
 use crate::xz;
 
 /// A suite with its verified Release file.
@@ -52,28 +52,29 @@ enum Found {
 }
 
 impl Access<'_> {
-    /// All suites at once: each is a question or two to a server that may be far away.
+    /// The suites that there are; those that are not are named.
     pub fn suites(&self) -> Result<Vec<Suite>> {
-        let sources = &self.job.sources;
-        let answers: Vec<Result<Option<Suite>>> = thread::scope(|scope| {
-            let asked: Vec<_> =
-                sources.iter().enumerate().map(|(at, s)| scope.spawn(move || self.suite(at, s))).collect();
-            asked.into_iter().map(|thread| thread.join().expect("no thread of ours panics")).collect()
-        });
-        let suites: Vec<Option<Suite>> = answers.into_iter().collect::<Result<_>>()?;
-        let without: Vec<&str> = sources
-            .iter()
-            .zip(&suites)
-            .filter(|(_, suite)| suite.is_none())
-            .map(|(s, _)| s.suite.as_str())
-            .collect();
+        let suites = self.ask_all()?;
+        let sources = self.job.sources.iter().map(|source| source.suite.as_str());
+        let without: Vec<&str> =
+            sources.filter(|name| suites.iter().all(|suite| suite.name != *name)).collect();
         if !without.is_empty() {
             progress::warn(&format!(
                 "made without '{}': the mirror does not have it",
                 without.join("' and '")
             ));
         }
-        Ok(suites.into_iter().flatten().collect())
+        Ok(suites)
+    }
+
+    /// All at once: each is a question or two to a server that may be far away.
+    fn ask_all(&self) -> Result<Vec<Suite>> {
+        let sources = self.job.sources.iter().enumerate();
+        let answers: Vec<Result<Option<Suite>>> = thread::scope(|scope| {
+            let asked: Vec<_> = sources.map(|(at, s)| scope.spawn(move || self.suite(at, s))).collect();
+            asked.into_iter().map(|thread| thread.join().expect("no thread of ours panics")).collect()
+        });
+        answers.into_iter().filter_map(Result::transpose).collect()
     }
 
     /// The first mirror whose Release file can be used; None when no mirror has a suite that may be missing.
@@ -174,8 +175,23 @@ impl Access<'_> {
         Ok(Some(Signed { text, signature }))
     }
 
-    /// The indexes of all components of all suites, in this order.
-    pub fn indexes(&self, suites: &[Suite]) -> Result<Vec<Text>> {
+    /// The indexes of all components of all suites, in this order. A mirror that was updated since it was asked
+    /// for the Release files is asked for them again.
+    pub fn indexes(&self, suites: &mut Vec<Suite>) -> Result<Vec<Text>> {
+        match self.indexes_of(suites) {
+            Err(error) if trouble::kind(&error) == Some(Kind::Trust) => {
+                let Ok(again) = self.ask_all() else { return Err(error) };
+                if again.iter().map(|suite| &suite.digest).eq(suites.iter().map(|suite| &suite.digest)) {
+                    return Err(error);
+                }
+                *suites = again;
+                self.indexes_of(suites)
+            }
+            result => result,
+        }
+    }
+
+    fn indexes_of(&self, suites: &[Suite]) -> Result<Vec<Text>> {
         let components = &self.job.options.components;
         let all = suites.iter().enumerate().flat_map(|(at, s)| components.iter().map(move |c| (at, s, c)));
         thread::scope(|scope| {
@@ -217,11 +233,22 @@ impl Access<'_> {
                     let keep = unpacked.map(|(sha, _)| sha.clone()).filter(|_| !form.ends_with("Packages"));
                     return text(bytes, keep);
                 }
-                Err(error) => last = last.or(Some(error)),
+                Err(error) => last = last.or_else(|| Some(stale(error, at, &suite.name))),
             }
         }
         Err(last.unwrap_or_else(|| Kind::Asked.error(format!("the Release file names no '{path}'"))))
     }
+}
+
+/// Said of an index that does not belong to its Release file.
+fn stale(error: Error, at: usize, suite: &str) -> Error {
+    if trouble::kind(&error) != Some(Kind::Trust) {
+        return error;
+    }
+    let text = format!("the mirror's Release file and index of '{suite}' do not belong together");
+    let hint = "try again in an hour, or name another mirror";
+    let without = if at > 0 { "; or leave this suite out: --no-updates" } else { "" };
+    Kind::Trust.hinted(text, format!("{error:#}"), format!("{hint}{without}"))
 }
 
 /// By its digest a file is the right one even while the mirror is being updated.

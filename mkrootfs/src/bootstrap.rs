@@ -56,16 +56,17 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     }
     progress.step(&format!("{} ({}) from {}", job.suite, job.arch, job.sources[0].mirrors[0]));
     let access = Access { job, fetcher: &fetcher, cache: &cache, scratch };
-    let suites = access.suites()?;
+    let mut suites = access.suites()?;
     progress.detail(&format!("the Release files are right, {:.1?}", started.elapsed()));
-    let request = request_key(job, &suites);
+    let mut request = request_key(job, &suites);
     // A lock that is to be written needs the set itself.
     let bases = site.bases().filter(|_| job.options.lock.is_none());
     if let Some(base) = bases.and_then(|bases| bases.asked_before(&request)) {
         let done = site.copy(&base)?;
         return site.finish(done);
     }
-    let texts = access.indexes(&suites)?;
+    let texts = access.indexes(&mut suites)?;
+    request = request_key(job, &suites);
     let index = index(&texts);
     progress.detail(&format!("{} packages in the index, {:.1?}", index.len(), started.elapsed()));
     let selection = select(job, &index, &suites)?;
@@ -85,8 +86,8 @@ pub fn with_selection(job: &Job, scratch: &Path, show: impl FnOnce(&Selection) -
     let cache = Cache::open(job.options.cache.as_deref())?;
     let fetcher = fetcher(job)?;
     let access = Access { job, fetcher: &fetcher, cache: &cache, scratch };
-    let suites = access.suites()?;
-    let texts = access.indexes(&suites)?;
+    let mut suites = access.suites()?;
+    let texts = access.indexes(&mut suites)?;
     let index = index(&texts);
     let selection = select(job, &index, &suites)?;
     archive::keep_indexes(&cache, &texts);

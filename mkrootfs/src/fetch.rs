@@ -82,11 +82,18 @@ impl Resolver for Resolved {
 
 /// What came of one request.
 enum Answer {
-    /// The bytes from this offset on.
-    Bytes(u64, Box<dyn Read>),
+    Bytes(Content),
     NotThere(String),
     /// The file there ends before the offset asked for.
     TooShort,
+}
+
+/// A file from an offset on.
+struct Content {
+    from: u64,
+    /// The size of the whole, as far as the server says it.
+    total: Option<u64>,
+    body: Box<dyn Read>,
 }
 
 /// Why a try failed: what another try may mend, and what not.
@@ -126,7 +133,7 @@ impl Fetcher {
         for attempt in 0..TRIES {
             pause(attempt);
             match self.ask(url, 0) {
-                Ok(Answer::Bytes(_, body)) => {
+                Ok(Answer::Bytes(Content { body, .. })) => {
                     let mut bytes = Vec::new();
                     match body.take(LIMIT).read_to_end(&mut bytes) {
                         Ok(_) => return Ok(Some(bytes)),
@@ -187,8 +194,8 @@ impl Fetcher {
     fn once(&self, url: &str, mut file: &File, wanted: &Wanted) -> Result<(), Failure> {
         let (mut have, mut running) = hash_so_far(file, wanted.size).map_err(disk)?;
         if have < wanted.size {
-            let (from, mut body) = match self.ask(url, have)? {
-                Answer::Bytes(from, body) => (from, body),
+            let Content { from, total, mut body } = match self.ask(url, have)? {
+                Answer::Bytes(content) => content,
                 Answer::NotThere(said) => return Err(Failure::Missing(said)),
                 Answer::TooShort => {
                     file.set_len(0).map_err(disk)?;
@@ -196,6 +203,11 @@ impl Fetcher {
                     return Err(Failure::Lasting(wanted.wrong.error(text)));
                 }
             };
+            if let Some(total) = total.filter(|total| *total != wanted.size) {
+                file.set_len(0).map_err(disk)?;
+                let text = format!("'{url}' has {total} bytes, the index says {}", wanted.size);
+                return Err(Failure::Lasting(wanted.wrong.error(text)));
+            }
             if from != have {
                 file.set_len(0).and_then(|()| file.rewind()).map_err(disk)?;
                 (have, running) = (0, Running::default());
@@ -256,15 +268,17 @@ impl Fetcher {
         }
         let response = request.call().map_err(|error| Failure::Passing(reason(error)))?;
         let status = response.status();
-        let range =
-            response.headers().get("content-range").and_then(|v| v.to_str().ok()).and_then(range_start);
-        match status.as_u16() {
-            200 => Ok(Answer::Bytes(0, Box::new(response.into_body().into_reader()))),
-            206 if range == Some(from) => {
-                Ok(Answer::Bytes(from, Box::new(response.into_body().into_reader())))
-            }
-            416 => Ok(Answer::TooShort),
-            408 | 429 | 500.. => Err(Failure::Passing(anyhow!("the server said '{status}'"))),
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let length = header("content-length").and_then(|value| value.parse().ok());
+        let range = header("content-range").and_then(range);
+        let content = |from, total| {
+            Ok(Answer::Bytes(Content { from, total, body: Box::new(response.into_body().into_reader()) }))
+        };
+        match (status.as_u16(), range) {
+            (200, _) => content(0, length),
+            (206, Some((start, total))) if start == from => content(from, total),
+            (416, _) => Ok(Answer::TooShort),
+            (408 | 429 | 500.., _) => Err(Failure::Passing(anyhow!("the server said '{status}'"))),
             _ => Ok(Answer::NotThere(format!("the server said '{status}'"))),
         }
     }
@@ -273,11 +287,12 @@ impl Fetcher {
 fn of_file(path: &str, from: u64) -> Result<Answer, Failure> {
     let open = || -> io::Result<Answer> {
         let mut file = File::open(path)?;
-        if from > 0 && file.metadata()?.len() <= from {
+        let total = file.metadata()?.len();
+        if from > 0 && total <= from {
             return Ok(Answer::TooShort);
         }
         file.seek(SeekFrom::Start(from))?;
-        Ok(Answer::Bytes(from, Box::new(file)))
+        Ok(Answer::Bytes(Content { from, total: Some(total), body: Box::new(file) }))
     };
     match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -290,9 +305,10 @@ fn of_file(path: &str, from: u64) -> Result<Answer, Failure> {
     }
 }
 
-/// "bytes 100-199/200" begins at 100.
-fn range_start(header: &str) -> Option<u64> {
-    header.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
+/// "bytes 100-199/200" begins at 100 of 200; a star stands for a size that the server does not know.
+fn range(header: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = header.strip_prefix("bytes ")?.split_once('/')?;
+    Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()))
 }
 
 /// Hashes what an earlier try has left; more than the whole is worth nothing.
@@ -384,8 +400,9 @@ mod tests {
 
     #[test]
     fn a_range_tells_where_it_begins() {
-        assert_eq!(range_start("bytes 100-199/200"), Some(100));
-        assert_eq!(range_start("bytes */200"), None);
-        assert_eq!(range_start("lines 1-2/3"), None);
+        assert_eq!(range("bytes 100-199/200"), Some((100, Some(200))));
+        assert_eq!(range("bytes 100-199/*"), Some((100, None)));
+        assert_eq!(range("bytes */200"), None);
+        assert_eq!(range("lines 1-2/3"), None);
     }
 }
