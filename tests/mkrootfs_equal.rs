@@ -153,7 +153,7 @@ fn differ<'f>(one: &'f BTreeMap<String, String>, two: &'f BTreeMap<String, Strin
 }
 
 /// The mirror is made once, and stays in the cache for later runs.
-fn frozen(suite: &str) -> PathBuf {
+pub fn frozen(suite: &str) -> PathBuf {
     let cache = std::env::var_os("SLIPWAY_CACHE").map(PathBuf::from).unwrap_or_else(|| {
         let home = std::env::var_os("HOME").expect("a test knows its home");
         let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);

@@ -11,6 +11,7 @@ use crate::cache::Cache;
 use crate::deb;
 use crate::digest;
 use crate::fetch::{Fetcher, Wanted};
+use crate::keyring;
 use crate::mirror::Source;
 use crate::progress;
 use crate::release::{self, Release, Signed};
@@ -115,7 +116,7 @@ impl Access<'_> {
         let scratch = self.scratch.join(format!("release-{at}"));
         std::fs::create_dir_all(&scratch).with_context(|| format!("cannot make '{}'", scratch.display()))?;
         let trust = release::Trust {
-            keyrings: release::keyrings(options, &suite::facts(&self.job.suite)),
+            keyrings: keyring::keyrings(options, &suite::facts(&self.job.suite)),
             // A digest is one of the suite that was asked for; the others may have one too.
             must_be_pinned: at == 0,
         };

@@ -15,6 +15,7 @@ use crate::fetch::Fetcher;
 use crate::hook;
 use crate::host;
 use crate::install::Installer;
+use crate::keyring;
 use crate::lock;
 use crate::mirror::Source;
 use crate::packages::Index;
@@ -55,6 +56,10 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
         return site.finish(done);
     }
     progress.step(&format!("{} ({}) from {}", job.suite, job.arch, job.sources[0].mirrors[0]));
+    let by_signature = job.options.check_gpg && job.options.release_sha256.is_empty();
+    if by_signature && keyring::keyrings(&job.options, &suite::facts(&job.suite)).are_built_in() {
+        progress.step("keyring: built in (the host has none)");
+    }
     let access = Access { job, fetcher: &fetcher, cache: &cache, scratch };
     let mut suites = access.suites()?;
     progress.detail(&format!("the Release files are right, {:.1?}", started.elapsed()));

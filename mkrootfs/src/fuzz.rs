@@ -80,7 +80,7 @@ fn damaged_release_files_are_read_or_refused() {
     );
     rounds(|dice| {
         let bytes = dice.damage(text.as_bytes());
-        if let Ok((message, _)) = crate::release::take_apart(&bytes) {
+        if let Ok((message, _)) = crate::signature::take_apart(&bytes) {
             let release = Release::parse(&message);
             let _ = release.check_date(1_686_387_249, true);
         }

@@ -1,21 +1,15 @@
 //! release: what a suite's InRelease file says, once it is known who says it (apt-secure(8)).
-//!
-//! The clear-signed file is taken apart here and what came out is what the verifier is given, as a message
-//! and a detached signature: so the bytes that are verified are the bytes that are read, whatever stands
-//! around them in the file.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cli::Options;
 use crate::digest;
-use crate::suite::Facts;
+use crate::keyring::Keyrings;
+use crate::signature::{self, take_apart};
 use crate::trouble::Kind;
 
 /// How far a mirror's clock may be ahead of ours, in seconds.
@@ -46,12 +40,6 @@ pub struct Trust {
     pub must_be_pinned: bool,
 }
 
-/// Keyring files, and the package that would bring the first.
-pub struct Keyrings {
-    files: Vec<PathBuf>,
-    package: &'static str,
-}
-
 /// The text of a suite's Release file, after all that the options ask for was checked.
 pub fn verified(signed: &Signed, options: &Options, trust: &Trust, scratch: &Path) -> Result<String> {
     if is_pinned(&signed.text, options) {
@@ -71,52 +59,14 @@ pub fn verified(signed: &Signed, options: &Options, trust: &Trust, scratch: &Pat
         None => take_apart(&signed.text)
             .map_err(|e| Kind::Trust.because("the InRelease file is not signed as it should be", e))?,
     };
-    let keyrings = trust.keyrings.open()?;
-    let (text_file, signature_file) = (scratch.join("Release"), scratch.join("Release.gpg"));
-    fs::write(&text_file, &message)
-        .and_then(|()| fs::write(&signature_file, signature))
-        .with_context(|| format!("cannot write '{}'", text_file.display()))?;
-    verify(&keyrings, &signature_file, &text_file, !options.check_valid_until)?;
+    let keyrings = trust.keyrings.open(scratch)?;
+    signature::verify(&keyrings, &message, &signature, scratch, !options.check_valid_until)?;
     Ok(message)
 }
 
 /// Whether the user has named the file by its digest.
 pub fn is_pinned(text: &[u8], options: &Options) -> bool {
     !options.release_sha256.is_empty() && options.release_sha256.contains(&digest::sha256(text))
-}
-
-/// What the user names, else what the suite's family has.
-pub fn keyrings(options: &Options, facts: &Facts) -> Keyrings {
-    let files = match &options.keyring {
-        Some(keyring) => vec![keyring.clone()],
-        None => facts.keyrings().iter().map(PathBuf::from).collect(),
-    };
-    Keyrings { files, package: facts.keyring_package() }
-}
-
-impl Keyrings {
-    /// Those that are there, by absolute paths; one is enough.
-    fn open(&self) -> Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        let mut failure = None;
-        for keyring in &self.files {
-            match fs::File::open(keyring) {
-                Ok(_) => found.push(std::path::absolute(keyring).unwrap_or_else(|_| keyring.clone())),
-                Err(error) => failure = failure.or(Some((keyring, error))),
-            }
-        }
-        match failure {
-            Some((keyring, error)) if found.is_empty() => {
-                let hint = format!("apt-get install {}, or name another with --keyring FILE", self.package);
-                Err(Kind::Trust.hinted(
-                    format!("cannot open the keyring '{}'", keyring.display()),
-                    error,
-                    hint,
-                ))
-            }
-            _ => Ok(found),
-        }
-    }
 }
 
 fn text_of(signed: &Signed) -> Result<String> {
@@ -126,119 +76,6 @@ fn text_of(signed: &Signed) -> Result<String> {
             .map_err(|e| Kind::Trust.because("the InRelease file is damaged", e));
     }
     String::from_utf8(signed.text.clone()).map_err(|e| Kind::Trust.because("the Release file is not text", e))
-}
-
-/// The message and the signature of a clear-signed file (RFC 9580, section 7).
-pub fn take_apart(bytes: &[u8]) -> Result<(String, Vec<u8>)> {
-    let text = std::str::from_utf8(bytes).context("it is not text")?;
-    let rest = text
-        .strip_prefix("-----BEGIN PGP SIGNED MESSAGE-----\n")
-        .context("it does not begin as a signed message")?;
-    let (headers, rest) = rest.split_once("\n\n").context("its head does not end")?;
-    if !headers.lines().all(|line| line.starts_with("Hash: ")) {
-        bail!("its head has other lines than 'Hash:'");
-    }
-    let (message, signature) =
-        rest.split_once("\n-----BEGIN PGP SIGNATURE-----\n").context("it has no signature")?;
-    if !signature.trim_end().ends_with("\n-----END PGP SIGNATURE-----")
-        || signature.matches("-----").count() != 2
-    {
-        bail!("there is something behind its signature");
-    }
-    let mut lines = Vec::new();
-    for line in message.split('\n') {
-        let line = line.strip_prefix("- ").map_or_else(
-            || {
-                if line.starts_with('-') {
-                    Err(anyhow!("a line begins with an unescaped dash"))
-                } else {
-                    Ok(line)
-                }
-            },
-            Ok,
-        )?;
-        lines.push(line.trim_end_matches([' ', '\t', '\r']));
-    }
-    Ok((lines.join("\n"), format!("-----BEGIN PGP SIGNATURE-----\n{signature}").into_bytes()))
-}
-
-fn verify(keyrings: &[PathBuf], signature: &Path, message: &Path, old_keys: bool) -> Result<()> {
-    let mut gpgv = Command::new("gpgv");
-    gpgv.args(["--quiet", "--status-fd", "1", "--weak-digest", "SHA1"]);
-    for keyring in keyrings {
-        gpgv.arg("--keyring").arg(keyring);
-    }
-    match gpgv.arg("--").args([signature, message]).stdin(Stdio::null()).output() {
-        Ok(output) => {
-            let status = String::from_utf8_lossy(&output.stdout);
-            return judge(&status, old_keys).map_err(|said| refused(keyrings, &said, &output.stderr));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).context("cannot run 'gpgv'"),
-    }
-    let mut sqv = Command::new("sqv");
-    for keyring in keyrings {
-        sqv.arg("--keyring").arg(keyring);
-    }
-    match sqv.args([signature, message]).stdin(Stdio::null()).output() {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(refused(keyrings, "sqv finds no valid signature", &output.stderr)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let hint = "apt-get install gpgv; or pin the file with --release-sha256 HEX; or trust the mirror \
-                        with --no-check-gpg";
-            Err(Kind::Trust.hinted(
-                "cannot check the signature",
-                "neither 'gpgv' nor 'sqv' is installed",
-                hint,
-            ))
-        }
-        Err(error) => Err(error).context("cannot run 'sqv'"),
-    }
-}
-
-/// Reads gpgv's status lines: one good signature is enough, one bad is too much. An archive that is kept as it
-/// was is signed with keys that have expired since: with `old_keys` they count.
-fn judge(status: &str, old_keys: bool) -> Result<(), String> {
-    let mut good = false;
-    let mut why = Vec::new();
-    for line in status.lines().filter_map(|line| line.strip_prefix("[GNUPG:] ")) {
-        let mut words = line.split(' ');
-        let (word, key) = (words.next().unwrap_or(""), words.next().unwrap_or("?"));
-        match word {
-            "BADSIG" => return Err(format!("the signature by key {key} is bad: the file was changed")),
-            "GOODSIG" => good = true,
-            "EXPKEYSIG" if old_keys => good = true,
-            "NO_PUBKEY" => why.push(format!("key {key} is not in the keyring")),
-            "EXPKEYSIG" => why.push(format!("key {key} has expired")),
-            "REVKEYSIG" => why.push(format!("key {key} was revoked")),
-            _ => {}
-        }
-    }
-    match (good && status.contains("[GNUPG:] VALIDSIG "), why.is_empty()) {
-        (true, _) => Ok(()),
-        (false, false) => Err(why.join(", ")),
-        (false, true) => Err("there is no valid signature".into()),
-    }
-}
-
-fn refused(keyrings: &[PathBuf], said: &str, stderr: &[u8]) -> anyhow::Error {
-    let names: Vec<String> = keyrings.iter().map(|keyring| keyring.display().to_string()).collect();
-    let text = format!("cannot trust the Release file by keyring '{}'", names.join("' and '"));
-    if said.contains("not in the keyring") {
-        let hint = "a newer debian-archive-keyring may have the key; or name another with --keyring FILE";
-        return Kind::Trust.hinted(text, said, hint);
-    }
-    if said.contains("has expired") {
-        return Kind::Trust.hinted(
-            text,
-            said,
-            "for an archive that is kept as it was: --no-check-valid-until",
-        );
-    }
-    match String::from_utf8_lossy(stderr).lines().last() {
-        Some(line) if !said.contains("key ") => Kind::Trust.because(text, anyhow!("{said}: {line}")),
-        _ => Kind::Trust.because(text, anyhow!("{said}")),
-    }
 }
 
 impl Release {
@@ -375,43 +212,6 @@ fn format_date(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SIGNED: &str = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nSuite: x  \n- -dash\n\
-                          -----BEGIN PGP SIGNATURE-----\n\nabc\n-----END PGP SIGNATURE-----\n";
-
-    #[test]
-    fn only_the_signed_part_is_taken() {
-        let (message, signature) = take_apart(SIGNED.as_bytes()).unwrap();
-        assert_eq!(message, "Suite: x\n-dash");
-        assert!(signature.starts_with(b"-----BEGIN PGP SIGNATURE-----\n\nabc"));
-    }
-
-    #[test]
-    fn anything_around_the_signed_part_is_refused() {
-        for bad in [
-            format!("Suite: y\n{SIGNED}"),
-            format!("{SIGNED}Suite: y\n"),
-            format!("{SIGNED}{SIGNED}"),
-            SIGNED.replace("Hash: SHA256", "Suite: y"),
-            SIGNED.replace("- -dash", "-dash"),
-            SIGNED.replace("-----END", "----END"),
-        ] {
-            assert!(take_apart(bad.as_bytes()).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn one_good_signature_is_enough_and_one_bad_too_much() {
-        let good = "[GNUPG:] GOODSIG A x\n[GNUPG:] VALIDSIG A\n";
-        assert_eq!(judge(good, false), Ok(()));
-        assert_eq!(judge(&format!("[GNUPG:] NO_PUBKEY B\n{good}"), false), Ok(()));
-        assert!(judge(&format!("{good}[GNUPG:] BADSIG B x\n"), true).unwrap_err().contains("key B is bad"));
-        assert_eq!(judge("[GNUPG:] NO_PUBKEY B\n", true), Err("key B is not in the keyring".into()));
-        let old = "[GNUPG:] EXPKEYSIG B x\n[GNUPG:] VALIDSIG B\n";
-        assert_eq!(judge(old, false), Err("key B has expired".into()));
-        assert_eq!(judge(old, true), Ok(()));
-        assert_eq!(judge("gpgv: GOODSIG VALIDSIG\n", false), Err("there is no valid signature".into()));
-    }
 
     #[test]
     fn dates_are_read_and_written() {

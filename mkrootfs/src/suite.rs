@@ -86,15 +86,12 @@ impl Facts {
         }
     }
 
-    /// The keyrings whose keys are trusted when the user names none.
+    /// The keyrings in /usr/share/keyrings whose keys are trusted when the user names none.
     pub fn keyrings(&self) -> &'static [&'static str] {
         match (self.family, self.old_keys) {
-            (Family::Debian, false) => &["/usr/share/keyrings/debian-archive-keyring.gpg"],
-            (Family::Debian, true) => &[
-                "/usr/share/keyrings/debian-archive-keyring.gpg",
-                "/usr/share/keyrings/debian-archive-removed-keys.gpg",
-            ],
-            (Family::Ubuntu, _) => &["/usr/share/keyrings/ubuntu-archive-keyring.gpg"],
+            (Family::Debian, false) => &["debian-archive-keyring"],
+            (Family::Debian, true) => &["debian-archive-keyring", "debian-archive-removed-keys"],
+            (Family::Ubuntu, _) => &["ubuntu-archive-keyring"],
         }
     }
 
