@@ -358,6 +358,31 @@ fn signals_are_forwarded_to_the_program_when_asked_to() {
     .printed("usr1\r\n5\nterm\r\ngone\n");
 }
 
+/// As by nohup(1), and in the background of a script: there the shell ignores INT and QUIT.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn what_the_caller_ignores_or_holds_back_ends_nobody() {
+    if theirs() {
+        return;
+    }
+    with_target(
+        r#"
+        mkfifo $T/said $T/go
+        exec 6<>$T/go
+        trap "" HUP INT
+        perl -MPOSIX -e 'sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGUSR1)); exec @ARGV' \
+            "$BIN/nsenter" -t $P -a --pty sh -c 'echo ready; read x; exit 3' <&6 >$T/said &
+        exec 5<$T/said
+        read line <&5
+        kill -HUP $!; kill -INT $!; kill -USR1 $!
+        echo go >&6
+        wait $! || echo $?
+    "#,
+    )
+    .ended_with(0)
+    .printed("3\n");
+}
+
 /// The other end is opened only if it is what it says; a fifo or a disk in its place is left alone.
 #[test]
 #[ignore = "needs root: tests/run"]

@@ -52,7 +52,10 @@ impl Signals {
     /// kernel keeps it pending while it is blocked.
     pub fn check(&self) -> Result<()> {
         let pending = sys::pending().context("cannot ask for signals")?;
-        match STOPPING.into_iter().find(|signal| pending.contains(*signal) && !sys::is_ignored(*signal)) {
+        match STOPPING
+            .into_iter()
+            .find(|signal| pending.contains(*signal) && !unshare::sys::is_ignored(*signal as i32))
+        {
             Some(signal) => Err(Stopped(signal).into()),
             None => Ok(()),
         }

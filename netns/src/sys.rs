@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::Result;
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, socket};
 
 /// setsockopt(2): switches an option of a netlink socket on.
@@ -60,15 +60,6 @@ pub fn pending() -> Result<SigSet> {
     Errno::result(unsafe { libc::sigpending(&mut set) })?;
     // SAFETY: the set comes from the kernel and thus holds valid signals only.
     Ok(unsafe { SigSet::from_sigset_t_unchecked(set) })
-}
-
-/// sigaction(2), asking only: whether the caller had this signal ignored.
-pub fn is_ignored(signal: Signal) -> bool {
-    // SAFETY: sigaction is plain data, for which zeroes are valid (no handler).
-    let mut action: libc::sigaction = unsafe { mem::zeroed() };
-    // SAFETY: a null pointer for the new action changes nothing; the old one is filled in.
-    let done = unsafe { libc::sigaction(signal as libc::c_int, std::ptr::null(), &mut action) };
-    done == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// pidfd_send_signal(2) with signal 0: whether the process has not been reaped.

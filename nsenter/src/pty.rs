@@ -45,8 +45,9 @@ pub struct Worker {
 
 /// Forks; comes back in the worker. The relay stays in here, and holds nothing of the target but the terminal.
 pub fn split(mut target: Target, pty: Pty) -> Result<Target> {
-    let held = Held::block(&relay::signals(), true)?;
-    let signals = relay::receiver()?;
+    let to_hold = relay::signals(&target.forward)?;
+    let signals = relay::receiver(&to_hold)?;
+    let held = Held::block(&to_hold, true)?;
     // A worker that forks once more ends with its child; it must go at once, whatever the child is told.
     let tie = target.kill_child.map(|signal| if target.fork { Signal::SIGKILL as i32 } else { signal });
     let tie = tie.map(DeathTie::before_fork);

@@ -26,16 +26,24 @@ const CHUNK: usize = 4096;
 const HELD_BACK: usize = 1 << 20;
 
 /// All that can be held back, so that the caller's terminal is restored whichever of them comes. Not those
-/// with which a terminal stops a job in the background that touches it.
-pub fn signals() -> SigSet {
-    let mut set = unshare::sys::all_signals();
+/// with which a terminal stops a job in the background that touches it; nor those that the caller ignores, as
+/// nohup(1) does, or holds back himself, unless they are for the program.
+pub fn signals(forward: &SigSet) -> Result<SigSet> {
+    const OURS: [Signal; 3] = [Signal::SIGCHLD, Signal::SIGCONT, Signal::SIGWINCH];
+    let held = SigSet::thread_get_mask().context("cannot read the signal mask")?;
+    let is_meant = |signal: &i32| {
+        let wanted = sys::is_member(forward, *signal) || OURS.iter().any(|ours| *ours as i32 == *signal);
+        wanted || !(unshare::sys::is_ignored(*signal) || sys::is_member(&held, *signal))
+    };
+    let all = unshare::sys::numbers_in(&unshare::sys::all_signals());
+    let mut set = unshare::sys::sigset(&all.into_iter().filter(is_meant).collect::<Vec<_>>());
     set.remove(Signal::SIGTTIN);
     set.remove(Signal::SIGTTOU);
-    set
+    Ok(set)
 }
 
-pub fn receiver() -> Result<SignalFd> {
-    SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+pub fn receiver(signals: &SigSet) -> Result<SignalFd> {
+    SignalFd::with_flags(signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .context("cannot receive signals")
 }
 

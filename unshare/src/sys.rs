@@ -121,6 +121,15 @@ pub fn default_action(signal: i32) -> Result<()> {
     }
 }
 
+/// sigaction(2), asking only: whether the caller had this signal ignored.
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: sigaction is plain data, for which zeroes are valid (no handler).
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: a null pointer for the new action changes nothing; the old one is filled in.
+    let done = unsafe { libc::sigaction(signal, ptr::null(), &mut action) };
+    done == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// The real-time signals: the first and the last as the programs of a glibc system count them, whose RTMIN+2
 /// we are asked for. (By musl's own count the first is 35.)
 pub fn real_time_signals() -> (i32, i32) {
