@@ -197,6 +197,24 @@ fn a_limit_set_later_holds_who_is_inside_already() {
 
 #[test]
 #[ignore = "needs root: tests/run"]
+fn who_is_exiting_does_not_hold_up_a_limit_set_later() {
+    let group = Group::new("exiting");
+    // While the kernel frees its memory it stands in its group, and a move that succeeds does not move it.
+    let exits =
+        "perl -e '$x = \"a\" x 3e8; $SIG{USR1} = sub { kill 9, $$ }; $| = 1; print qq(ready\n); sleep'";
+    let child = group.start(&[], &format!("{exits}; exec sleep 600"));
+    let comm = |pid: &String| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let perl = group.pids().into_iter().find(|pid| comm(pid) == "perl\n").expect("it is inside");
+    assert!(Command::new("kill").args(["-USR1", &perl]).status().expect("kill runs").success());
+    group.cgset(&["mem=1G"]).ended_with(0);
+    child.signal("KILL");
+    child.end();
+    run("cgset", &["--remove", &group.0]).ended_with(0);
+    group.gone();
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
 fn levels_that_a_killed_run_made_go_with_the_next() {
     let top = Group::new("levels9");
     let [a, b] = ["a", "b"].map(|name| Group(format!("{}/level/{name}", top.0)));

@@ -228,23 +228,32 @@ fn read_back(fd: &OwnedFd, file: &Path) -> Result<Option<String>> {
 }
 
 /// Moves all that stand in the group into one more tree of it, until nobody new is found: some fork meanwhile.
+/// Whoever is exiting stays where it was although the write succeeds (cgroup_migrate_add_task in
+/// kernel/cgroup/cgroup.c), for as long as the machine lets it wait; it forks no more, so one move each is enough.
 fn gather(layout: &Layout, from: &[PathBuf], into: &Place, undo: &mut Undo) -> Result<()> {
     const ROUNDS: usize = 100;
     let file = into.path.join("cgroup.procs");
+    let mut moved = Vec::new();
     for _ in 0..ROUNDS {
+        let everybody: Vec<i32> =
+            from.iter().flat_map(|top| group::tree(top)).flat_map(|dir| group::members(&dir)).collect();
+        // Read second: who was born in there is in both.
         let there = group::members(&into.path);
-        let everybody = from.iter().flat_map(|top| group::tree(top)).flat_map(|dir| group::members(&dir));
-        let missing: Vec<i32> = everybody.filter(|pid| *pid > 0 && !there.contains(pid)).collect();
+        let known = |pid: &i32| *pid <= 0 || there.contains(pid) || moved.contains(pid);
+        let missing: Vec<i32> = everybody.into_iter().filter(|pid| !known(pid)).collect();
         if missing.is_empty() {
             return Ok(());
         }
         for pid in missing {
             let stands = layout.standing(&into.hierarchy, &pid.to_string()).ok();
             match enter(pid, &file) {
-                Ok(()) => undo.done.extend(stands.map(|below| Done::Moved {
-                    pid,
-                    back: into.hierarchy.mount.join(below).join("cgroup.procs"),
-                })),
+                Ok(()) => {
+                    moved.push(pid);
+                    undo.done.extend(stands.map(|below| Done::Moved {
+                        pid,
+                        back: into.hierarchy.mount.join(below).join("cgroup.procs"),
+                    }));
+                }
                 // It has ended meanwhile.
                 Err(_) if !Path::new("/proc").join(pid.to_string()).exists() => {}
                 Err(error) => return Err(error),
