@@ -29,6 +29,7 @@ use unshare::caps::{self, Caps};
 use unshare::child::shell_status;
 
 use crate::dpkg::Installed;
+use crate::idle;
 use crate::progress::Progress;
 use crate::supervise;
 use crate::sys;
@@ -42,7 +43,7 @@ const CAPS: &str = "default,mknod,ipc_lock,sys_nice,sys_resource";
 /// Lines of a failing script that are shown.
 const TAIL: usize = 20;
 
-const ADMIN: &str = "/var/lib/dpkg";
+pub const ADMIN: &str = "/var/lib/dpkg";
 
 pub fn configure(root: &Path, packages: &[Installed], devices: bool, progress: &Progress) -> Result<()> {
     let (said, say) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
@@ -131,7 +132,7 @@ fn inner(root: &Path, packages: &[Installed], devices: bool, say: OwnedFd) -> Re
     // Of all preinst scripts base-passwd's must be the first: it makes the users that others refer to.
     let (first, rest): (Vec<_>, Vec<_>) = packages.iter().partition(|p| p.package.name == "base-passwd");
     for package in first.into_iter().chain(rest) {
-        if package.control.contains_key("preinst") && !is_idle(package.text("preinst")) {
+        if package.control.contains_key("preinst") && !idle::is_idle(package.text("preinst")) {
             preinst(package, &say)?;
         }
     }
@@ -160,23 +161,9 @@ fn enter(root: &Path, devices: bool) -> Result<()> {
     // Without /proc a plain bootstrap works too; there are containers that allow none.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let _ = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>);
+    // Only speed is lost without.
+    let _ = idle::cover_helper();
     Ok(())
-}
-
-/// Whether a preinst is for upgrades only: all that it calls is dpkg-maintscript-helper(1), which does nothing
-/// before a package is unpacked that had no older version. There are dozens, of three processes each.
-fn is_idle(script: &str) -> bool {
-    const KINDS: [&str; 4] = ["rm_conffile", "mv_conffile", "symlink_to_dir", "dir_to_symlink"];
-    let idle = |line: &str| {
-        let words =
-            line.strip_prefix("dpkg-maintscript-helper ").and_then(|rest| rest.strip_suffix(" -- \"$@\""));
-        let kind = words.and_then(|words| words.split(' ').next()).unwrap_or("");
-        let plain = |words: &str| !words.contains(['$', '`', ';', '&', '|', '<', '>', '(', ')']);
-        ["", "set -e", "exit 0"].contains(&line)
-            || line.starts_with('#')
-            || (KINDS.contains(&kind) && words.is_some_and(plain))
-    };
-    script.starts_with("#!/bin/sh") && script.lines().all(|line| idle(line.trim()))
 }
 
 /// Runs a preinst from where dpkg would, with the control files beside it: debconf looks for them there.
@@ -233,24 +220,5 @@ fn run(command: &mut Command, say: &OwnedFd) -> Result<()> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("cannot wait for it"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_preinst_for_upgrades_only_is_left_out() {
-        let helper = "dpkg-maintscript-helper rm_conffile /etc/x 1.2\\~ -- \"$@\"\n";
-        assert!(is_idle(&format!("#!/bin/sh\nset -e\n\n# by debhelper\n{helper}{helper}# end\nexit 0\n")));
-        for more in ["rm x", "dpkg-maintscript-helper supports rm_conffile", "if true; then", "set -e; rm x"]
-        {
-            assert!(!is_idle(&format!("#!/bin/sh\n{helper}{more}\n")), "{more}");
-        }
-        let trick = helper.replace("/etc/x", "$(rm x)");
-        assert!(!is_idle(&format!("#!/bin/sh\n{trick}")));
-        assert!(!is_idle(&format!("#!/usr/bin/perl\n{helper}")));
-        assert!(!is_idle(""));
     }
 }

@@ -19,6 +19,7 @@ mod fetch;
 mod fuzz;
 mod hook;
 mod host;
+mod idle;
 mod import;
 mod install;
 mod keyring;
