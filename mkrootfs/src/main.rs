@@ -26,6 +26,8 @@ mod keyring;
 mod list;
 mod lock;
 mod mirror;
+#[cfg(feature = "rpgp")]
+mod openpgp;
 mod overlay;
 mod pack;
 mod packages;

@@ -13,7 +13,7 @@ use crate::signature::{self, take_apart};
 use crate::trouble::Kind;
 
 /// How far a mirror's clock may be ahead of ours, in seconds.
-const AHEAD: i64 = 3600;
+pub const AHEAD: i64 = 3600;
 
 const NOT_VALID: &str = "cannot use the Release file";
 

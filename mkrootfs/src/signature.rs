@@ -1,4 +1,5 @@
-//! signature: what a Release file is signed with, and who says that the signature is good: gpgv, else sqv.
+//! signature: what a Release file is signed with, and who says that the signature is good: gpgv, else sqv, else (feature
+//! rpgp) we ourselves.
 //!
 //! A clear-signed file is taken apart here and what came out is what the verifier is given, as a message and a
 //! detached signature: so the bytes that are verified are the bytes that are read, whatever stands around them in
@@ -78,9 +79,14 @@ pub fn verify(
     fs::write(&files.text, message)
         .and_then(|()| fs::write(&files.signature, signature))
         .with_context(|| format!("cannot write '{}'", files.text.display()))?;
-    let tried =
-        by_gpgv(keyrings, &files, old_keys)?.map_or_else(|| by_sqv(keyrings, &files), |it| Ok(Some(it)));
-    match tried? {
+    let mut said = by_gpgv(keyrings, &files, old_keys)?;
+    if said.is_none() {
+        said = by_sqv(keyrings, &files)?;
+    }
+    if said.is_none() {
+        said = by_ourselves(keyrings, message, signature, old_keys)?;
+    }
+    match said {
         Some(Ok(())) => Ok(()),
         Some(Err(said)) => Err(refused(keyrings, &said)),
         None => {
@@ -125,6 +131,23 @@ fn by_sqv(keyrings: &[PathBuf], files: &Files) -> Result<Option<Judgement>> {
     let Some(output) = output(&mut Command::new("sqv"), keyrings, files)? else { return Ok(None) };
     let good = output.status.success();
     Ok(Some(if good { Ok(()) } else { Err(last_line("sqv finds no valid signature", &output)) }))
+}
+
+#[cfg(feature = "rpgp")]
+fn by_ourselves(
+    keyrings: &[PathBuf],
+    message: &str,
+    signature: &[u8],
+    old_keys: bool,
+) -> Result<Option<Judgement>> {
+    let verdicts = crate::openpgp::verdicts(keyrings, message.as_bytes(), signature);
+    let verdicts = verdicts.map_err(|error| Kind::Trust.because("cannot check the signature", error))?;
+    Ok(Some(judge(&verdicts, old_keys)))
+}
+
+#[cfg(not(feature = "rpgp"))]
+fn by_ourselves(_: &[PathBuf], _: &str, _: &[u8], _: bool) -> Result<Option<Judgement>> {
+    Ok(None)
 }
 
 fn last_line(said: &str, output: &Output) -> String {
