@@ -205,6 +205,7 @@ fn what_helps_is_hinted_at() {
         $U "$BIN/nsenter" -t $P -U true || echo $?
         $U "$BIN/nsenter" -t $P -n true || echo $?
         $U "$BIN/nsenter" -t $$ -r true || echo $?
+        $U "$BIN/nsenter" -t $$ -a true || echo $?
         "$BIN/nsenter" -t $$ -U true || echo $?
         "$BIN/nsenter" -t $P -U -S 5 true || echo $?
         "$BIN/nsenter" -t 999999999 -n true || echo $?
@@ -215,12 +216,13 @@ fn what_helps_is_hinted_at() {
     "#,
     )
     .ended_with(0);
-    assert_eq!(got.out, "1\n1\n1\n1\n1\n1\n1\nworks without /proc\n1\n", "{}", got.err);
+    assert_eq!(got.out, "1\n1\n1\n1\n1\n1\n1\n1\nworks without /proc\n1\n", "{}", got.err);
     for hint in [
         "hint: add --preserve-credentials\n",
         "hint: run it as root, or enter the user namespace too (-U)\n",
         "hint: the user namespace does not have this id: see /proc/PID/uid_map and gid_map\n",
         "cannot open /proc/1/root: Permission denied\nhint: run it as root\n",
+        "stat of /proc/1/ns/user failed: Permission denied\nhint: run it as root\n",
         "hint: nobody can enter the user namespace that he is in: leave -U out\n",
         "hint: is the process still running?\n",
         "hint: /proc is not mounted: mount -t proc proc /proc\n",

@@ -174,6 +174,22 @@ fn sys_is_read_only_and_bare_wherever_it_comes_from() {
 
 #[test]
 #[ignore = "needs root: tests/run"]
+fn proc_is_mounted_where_there_is_none_yet() {
+    let script = r#"
+        while umount -l /proc 2>/dev/null; do :; done
+        cd /usr
+        "$BIN/unshare" -p -f --mount-proc sh -c 'echo $$ $(ls -d /proc/[0-9]*) $PWD'
+    "#;
+    inside(script).ended_with(0).printed("1 /proc/1 /proc/2 /usr\n");
+    if !theirs() {
+        inside("while umount -l /proc 2>/dev/null; do :; done; mkdir $T/r; unshare -R $T/r --mount-sys true")
+            .ended_with(1)
+            .said("unshare: mount /sys failed: No such file or directory\nhint: mount -t proc proc /proc\n");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
 fn in_a_chroot_the_propagation_is_left_alone_on_request() {
     let script = r#"
         mkdir -p $T/root/bin $T/root/proc

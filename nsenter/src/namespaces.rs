@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Error, Result};
 use nix::errno::Errno;
@@ -201,8 +201,9 @@ pub fn hint_on_access(error: Error) -> Error {
 }
 
 pub fn hint_on_proc(error: Error) -> Error {
-    let proc = PathBuf::from("/proc/self");
-    match proc.exists() {
+    let refused = |e: &std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
+    match Path::new("/proc/self").exists() {
+        true if fail::find(&error).is_some_and(refused) => fail::hint(error, "run it as root"),
         true => fail::hint(error, "is the process still running?"),
         false => fail::hint(error, "/proc is not mounted: mount -t proc proc /proc"),
     }

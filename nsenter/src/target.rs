@@ -201,9 +201,9 @@ fn place(asked: Option<&Place>, target: Option<Pid>, link: &str) -> Result<Optio
 fn environment(pid: Pid) -> Result<Environment> {
     let path = format!("/proc/{pid}/environ");
     let mut bytes = Vec::new();
-    File::open(&path)
-        .and_then(|mut file| file.read_to_end(&mut bytes))
-        .with_context(|| format!("cannot read {path}"))?;
+    let file = File::open(&path).with_context(|| format!("cannot open {path}"));
+    let mut file = file.map_err(namespaces::hint_on_proc)?;
+    file.read_to_end(&mut bytes).with_context(|| format!("cannot read {path}"))?;
     Ok(parse_environment(&bytes).into_iter().collect())
 }
 

@@ -149,6 +149,14 @@ pub fn on_proc(error: Error) -> Error {
     }
 }
 
+/// Descriptors are found by way of /proc.
+pub fn without_proc(error: Error) -> Error {
+    match errno_of(&error) {
+        Some(Errno::ENOENT) if !Path::new("/proc/self").exists() => hint(error, "mount -t proc proc /proc"),
+        _ => error,
+    }
+}
+
 pub fn on_binfmt(error: Error) -> Error {
     match errno_of(&error) {
         Some(Errno::ENODEV) => hint(error, "this kernel has no binfmt_misc: modprobe binfmt_misc"),

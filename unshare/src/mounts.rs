@@ -54,7 +54,7 @@ pub fn make(world: &World, table: &[Line]) -> Result<()> {
         return Ok(());
     }
     let root = open_root(&world.root)?;
-    fill(world, table, &root)?;
+    fill(world, table, &root).map_err(hints::without_proc)?;
     match &world.root {
         Root::Same => Ok(()),
         Root::Chroot(dir) => change_root(&root).with_context(|| cannot_change_root(dir)),
@@ -144,9 +144,22 @@ fn mount_proc(world: &World, root: BorrowedFd<'_>, dir: &Path) -> Result<()> {
         _ => rooted::open_path(root, dir),
     };
     let place = place.with_context(|| format!("mount {} failed", dir.display()))?;
+    match mount_proc_at(world, &by_fd(&place), dir) {
+        // There is no /proc yet: then the only way to a descriptor is to stand there.
+        Err(e) if fail::find(&e) == Some(&Errno::ENOENT) => {
+            let before = open(".", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+            fchdir(&place).with_context(|| format!("mount {} failed", dir.display()))?;
+            mount_proc_at(world, ".", dir)?;
+            fchdir(&before).context("cannot return to the working directory")
+        }
+        done => done,
+    }
+}
+
+fn mount_proc_at(world: &World, place: &str, dir: &Path) -> Result<()> {
     if world.propagation != Some(MsFlags::MS_PRIVATE) {
         let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-        match mount(None::<&str>, by_fd(&place).as_str(), None::<&str>, private, None::<&str>) {
+        match mount(None::<&str>, place, None::<&str>, private, None::<&str>) {
             Ok(()) | Err(Errno::EINVAL) => {} // EINVAL: not a mount point, so nothing to change
             Err(errno) => {
                 let what = format!("cannot change {} filesystem propagation", dir.display());
@@ -154,7 +167,7 @@ fn mount_proc(world: &World, root: BorrowedFd<'_>, dir: &Path) -> Result<()> {
             }
         }
     }
-    mount(Some("proc"), by_fd(&place).as_str(), Some("proc"), KERNEL, None::<&str>)
+    mount(Some("proc"), place, Some("proc"), KERNEL, None::<&str>)
         .with_context(|| format!("mount {} failed", dir.display()))
         .map_err(hints::on_proc)
 }
