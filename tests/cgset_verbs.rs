@@ -153,6 +153,16 @@ fn a_run_is_reported_and_its_kill_has_a_status() {
         (&json["status"], &json["oom_kills"], &json["limit"]),
         (&0.into(), &1.into(), &41_943_040.into())
     );
+    // A stream is written to where it is.
+    let script = format!(
+        "exec '{}' {} --report /dev/stdout -- echo first >'{path}'",
+        tool("cgset").display(),
+        group.0
+    );
+    fs::write(&file, "").unwrap();
+    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("first\ngroup="), "{text:?}");
     // Without a kill it is the command's own.
     group.cgset(&["--oom-exit", "99", "mem=40M", "--", "sh", "-c", "kill -TERM $$"]).ended_with(143);
 }

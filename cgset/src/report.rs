@@ -1,7 +1,9 @@
 //! report: what a run has used, for scripts: key=value or JSON, read before the group is removed.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,13 +26,17 @@ pub struct Report {
     file: File,
     path: PathBuf,
     json: bool,
+    /// The file is one of our own standard streams: what the command has written there stays.
+    shared: bool,
 }
 
 impl Report {
     pub fn open(path: &PathBuf, json: bool) -> Result<Report> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let file = file.with_context(|| format!("cannot open '{}' for the report", path.display()))?;
-        Ok(Report { file, path: path.clone(), json })
+        let stream = stream_of(&file);
+        let shared = stream.is_some();
+        Ok(Report { file: stream.unwrap_or(file), path: path.clone(), json, shared })
     }
 
     pub fn write(mut self, places: &[Place], group: &str, end: &End) -> Result<()> {
@@ -39,12 +45,26 @@ impl Report {
             true => format!("{:#}\n", Value::Object(facts.into_iter().collect::<Map<_, _>>())),
             false => facts.iter().map(|(key, value)| format!("{key}={}\n", plain(value))).collect(),
         };
-        // A pipe has nothing to cut.
-        let _ = self.file.set_len(0);
+        if !self.shared {
+            // A pipe has nothing to cut.
+            let _ = self.file.set_len(0);
+        }
         self.file
             .write_all(text.as_bytes())
             .with_context(|| format!("cannot write the report to '{}'", self.path.display()))
     }
+}
+
+/// Standard output or error where that is the same file, as by the name /dev/stdout: opened anew it would be
+/// written from its beginning on.
+fn stream_of(file: &File) -> Option<File> {
+    let wanted = file.metadata().ok()?;
+    let (out, error) = (io::stdout(), io::stderr());
+    [out.as_fd(), error.as_fd()].into_iter().find_map(|stream| {
+        let stream = File::from(stream.try_clone_to_owned().ok()?);
+        let found = stream.metadata().ok()?;
+        ((found.dev(), found.ino()) == (wanted.dev(), wanted.ino())).then_some(stream)
+    })
 }
 
 /// "?" where the kernel does not keep the number.
