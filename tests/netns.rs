@@ -1,38 +1,10 @@
 //! The real netns binary against the real kernel.
 
 mod common;
+mod netns_bed;
 
-use common::{Outcome, docs_agree, inside, run};
-
-/// Two words of TCP in perl, which every Debian has: `serve NS PORT` comes back when the server listens and
-/// answers each caller with the address it calls from; `fetch NS ADDRESS PORT` prints that answer.
-const NET: &str = r#"
-mount -t sysfs none /sys
-serve() {
-    mkfifo $T/ready.$1
-    netns exec $1 perl -e 'use Socket; socket(S,PF_INET,SOCK_STREAM,0); setsockopt(S,SOL_SOCKET,SO_REUSEADDR,1);
-        bind(S,sockaddr_in($ARGV[0],INADDR_ANY)) or die "bind: $!\n"; listen(S,9); open(R,">",$ARGV[1]);
-        print R "ready\n"; close R; while(accept(C,S)){($p,$a)=sockaddr_in(getpeername(C)); print C inet_ntoa($a),"\n"; close C}
-        ' $2 $T/ready.$1 >$T/server.$1 2>&1 &
-    read word <$T/ready.$1; test "$word" = ready
-}
-export LIMIT=${TEST_SECONDS:-20}
-FETCH='use Socket; alarm $ENV{LIMIT}; socket(S,PF_INET,SOCK_STREAM,0);
-    connect(S,sockaddr_in($ARGV[1],inet_aton($ARGV[0]))) or die "connect: $!\n"; print <S>'
-fetch() { netns exec $1 perl -e "$FETCH" $2 $3; }
-host_fetch() { perl -e "$FETCH" $1 $2; }
-links() { ip -o link | wc -l; }
-index() { netns exec $1 cat /sys/class/net/$2/ifindex; }
-same() { test "$1" = "$2" || { echo "not the same: '$1' and '$2'" >&2; exit 99; }; }
-fails() { code=$1; shift; set +e; "$@" >$T/out 2>$T/err; got=$?; set -e
-    test $got = $code || { echo "status $got, not $code: $*" >&2; cat $T/err >&2; exit 99; }; }
-says() { grep -q -e "$1" $T/err || { echo "no '$1' in:" >&2; cat $T/err >&2; exit 99; }; }
-"#;
-
-/// A script in namespaces of its own, with the words above; /run is an empty tmpfs.
-fn net(script: &str) -> Outcome {
-    inside(&format!("{NET}\n{script}"))
-}
+use common::{docs_agree, inside, run};
+use netns_bed::{NETWORK, net};
 
 #[test]
 fn help_and_version_end_well_and_misuse_is_2() {
@@ -470,124 +442,6 @@ fn without_the_capabilities_nothing_is_begun() {
     .ended_with(0);
 }
 
-/// `each_call SIGNAL AFTERWARDS COMMAND...` runs the command once for each of its system calls that change
-/// something, is struck by the signal in that call, and looks afterwards.
-const STRIKES: &str = r#"
-CALLS='sendto mount umount2 unshare unlink write clone'
-strike() { signal=$1 call=$2 number=$3; shift 3
-    strace -qq -o $T/calls -e trace=?$call -e inject=?$call:signal=$signal:when=$number "$@" >/dev/null 2>&1 || :
-    test "$(grep -c "^$call(" $T/calls)" -ge $number; }
-each_call() { blow=$1 after=$2 struck=0; shift 2
-    for at in $CALLS; do
-        count=1
-        while strike $blow $at $count "$@"; do $after; count=$((count + 1)) struck=$((struck + 1)); done
-        $after
-    done
-    test $struck -ge 5 || { echo "only $struck: $*" >&2; exit 9; }; }
-"#;
-
-fn struck(script: &str) -> Outcome {
-    net(&[STRIKES, script].concat())
-}
-
-#[test]
-#[ignore = "needs root: tests/run"]
-fn a_link_stopped_in_any_call_is_undone_or_whole() {
-    struck(
-        r#"
-        netns switch add br0; netns add web
-        look() {
-            # Whole or nothing, with no help.
-            if [ $(links) != 2 ]; then
-                ip link show web-543522e0 | grep -q 'alias netns:web:eth0'
-                netns exec web ip -o addr show eth0 | grep -q 10.0.0.1/24
-                echo whole
-            else echo nothing; fi >>$T/seen
-            netns link web:eth0 br0 10.0.0.1/24 --no-check
-            netns unlink web:eth0
-            same "$(links)" 2
-        }
-        each_call TERM look netns link web:eth0 br0 10.0.0.1/24 --check 2
-        grep -q nothing $T/seen; grep -q whole $T/seen
-    "#,
-    )
-    .ended_with(0);
-}
-
-#[test]
-#[ignore = "needs root: tests/run"]
-fn what_a_link_killed_in_any_call_leaves_the_next_one_replaces() {
-    struck(
-        r#"
-        netns switch add br0; netns add web; half=0
-        look() {
-            if ! ip link show type veth | grep -q alias && [ $(links) = 3 ]; then half=$((half + 1)); fi
-            netns link web:eth0 br0 10.0.0.1/24 via 10.0.0.9 --no-check
-            netns exec web ip -o addr show eth0 | grep -q 10.0.0.1/24
-            netns exec web ip route | grep -q 'default via 10.0.0.9'
-            same "$(links)" 3
-        }
-        then_cut() { look; netns unlink web:eth0; same "$(links)" 2; }
-        each_call KILL then_cut netns link web:eth0 br0 10.0.0.1/24 via 10.0.0.9 --check 2
-        test $half -gt 0
-        look; netns publish 8080 web:80
-        cut_again() {
-            netns unlink web:eth0 2>/dev/null || :
-            same "$(links) $(nft list ruleset)" "2 "; look; netns publish 8080 web:80
-        }
-        each_call KILL cut_again netns unlink web:eth0
-    "#,
-    )
-    .ended_with(0);
-}
-
-#[test]
-#[ignore = "needs root: tests/run"]
-fn an_add_or_del_struck_in_any_call_does_not_stop_the_next() {
-    struck(r#"
-        add_again() {
-            netns add one two 2>/dev/null
-            netns exec one true; netns exec two true
-            netns del one two
-            same "$(ls /run/netns) $(grep -c ' /netns /run/netns ' /proc/self/mountinfo)" " 0"
-        }
-        each_call TERM add_again netns add one two
-        CALLS="$CALLS openat mkdir"; each_call KILL add_again netns add one two
-        netns switch add br0 --address 10.0.0.254/24
-        make() { netns add one two; netns link one:eth0 br0 10.0.0.1/24 --no-check; netns publish 80 one:80; }
-        del_again() {
-            netns del --if-exists --wait one two 2>/dev/null
-            same "$(ls /run/netns) $(grep -c ' /netns /run/netns ' /proc/self/mountinfo) $(nft list ruleset)" " 0 "
-            make
-        }
-        make; CALLS='sendto umount2 unlink write'; each_call TERM del_again netns del one two; each_call KILL del_again netns del one two
-    "#)
-    .ended_with(0);
-}
-
-#[test]
-#[ignore = "needs root: tests/run"]
-fn a_switch_killed_in_any_call_is_completed_by_the_next_add() {
-    struck(
-        r#"
-        again() {
-            netns switch add br0 --address 10.0.0.254/24 --nat
-            same "$(nft list ruleset | grep -c masquerade$)" 1
-            same "$(cat /proc/sys/net/ipv4/ip_forward)" 1
-        }
-        add_again() { again; netns switch del br0; same "$(nft list ruleset) $(links)" " 1"; }
-        del_again() {
-            netns switch del --if-unused br0
-            same "$(nft list ruleset)$(cat /proc/sys/net/ipv4/ip_forward) $(links)" "0 1"
-            again
-        }
-        each_call KILL add_again netns switch add br0 --address 10.0.0.254/24 --nat
-        again; each_call KILL del_again netns switch del br0
-    "#,
-    )
-    .ended_with(0);
-}
-
 #[test]
 #[ignore = "needs root: tests/run"]
 fn a_switch_is_made_once_and_keeps_its_address_and_mac() {
@@ -815,21 +669,6 @@ fn with_the_last_name_the_mount_of_the_directory_goes() {
     .ended_with(0);
 }
 
-/// A network of two ships; `network` prints the statements, `state` all that they make.
-const NETWORK: &str = r#"
-    network() { cat <<'end'
-# two ships, in any order
-link a:eth0 br0 10.0.0.1/24 via 10.0.0.254
-publish 8080 a:80
-add a 'b c'
-link 'b c:eth0' br0 10.0.0.2/24 via 10.0.0.254   # behind
-
-switch add br0 --address 10.0.0.254/24 --nat
-end
-    }
-    state() { ip -o link | sed 's/<[^>]*>//; s/state [A-Z]*//'; ip -o addr show up scope global; ip route; netns list; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; }
-"#;
-
 #[test]
 #[ignore = "needs root: tests/run"]
 fn a_file_makes_a_network_once() {
@@ -906,38 +745,6 @@ fn an_apply_that_fails_at_its_last_step_is_undone() {
         same "$empty" "$(state)"
     "#
     ))
-    .ended_with(0);
-}
-
-#[test]
-#[ignore = "needs root: tests/run"]
-fn an_apply_stopped_in_any_call_is_undone_and_a_killed_one_completed() {
-    struck(
-        &[
-            NETWORK,
-            r#"
-        CALLS='sendto mount unshare'; network >$T/file
-        empty=$(state)
-        stopped() {
-            now=$(state)
-            if [ "$now" = "$empty" ]; then echo nothing
-            else same "$(netns apply -n $T/file)" ""; echo whole; fi >>$T/seen
-            netns del --wait --if-exists a 'b c' 2>/dev/null; netns switch del --if-unused br0
-        }
-        each_call TERM stopped netns apply $T/file
-        grep -q nothing $T/seen; grep -q whole $T/seen
-        killed() {
-            netns apply $T/file 2>/dev/null
-            same "$(netns apply -n $T/file)" ""
-            same "$(netns list)" "$(printf 'a live eth0=a-92c4baf3@br0\nb c live eth0=bc-41765dab@br0')"
-            netns del --wait a 'b c' 2>/dev/null; netns switch del br0
-            same "$(state)" "$empty"
-        }
-        each_call KILL killed netns apply $T/file
-    "#,
-        ]
-        .concat(),
-    )
     .ended_with(0);
 }
 

@@ -1,56 +1,10 @@
 //! netns on a real Open vSwitch: Debian's, with its own datapath, each instance in namespaces of its own.
 
 mod common;
+mod netns_bed;
 
 use common::{Outcome, inside, run};
-
-/// `ovs DIR` starts an instance; DIR is then the default. TCP in perl: `serve NS PORT` comes back when the
-/// server listens; it sends each caller as many bytes as he asks for. `load NS ADDRESS PORT` asks for a
-/// megabyte and prints how much came.
-const OVS: &str = r#"
-mount -t sysfs own /sys 2>/dev/null || :
-SCHEMA=/usr/share/openvswitch/vswitch.ovsschema
-ovs() {
-    mkdir -p $1; export OVS_RUNDIR=$1 OVS_LOGDIR=$1 OVS_DBDIR=$1 OVS_SYSCONFDIR=$1
-    ovsdb-tool create $1/conf.db $SCHEMA
-    ovsdb-server $1/conf.db --remote=punix:$1/db.sock --pidfile --log-file --detach --no-chdir -vconsole:off
-    ovs-vsctl --no-wait init
-    vswitchd
-} 2>/dev/null
-vswitchd() {
-    ovs-vswitchd unix:$OVS_RUNDIR/db.sock --pidfile --log-file --detach --no-chdir --disable-system -vconsole:off 2>/dev/null
-}
-serve() {
-    mkfifo $T/ready.$1.$2
-    netns exec $1 perl -e 'use Socket; socket(S,PF_INET,SOCK_STREAM,0);
-        setsockopt(S,SOL_SOCKET,SO_REUSEADDR,1); bind(S,sockaddr_in($ARGV[0],INADDR_ANY)) or die "bind: $!\n";
-        listen(S,9); open(R,">",$ARGV[1]); print R "ready\n"; close R;
-        while(accept(C,S)){$n=<C>; print C "x"x$n; close C}' $2 $T/ready.$1.$2 &
-    read word <$T/ready.$1.$2; test "$word" = ready
-}
-LOAD='use Socket; alarm $ENV{LIMIT}; socket(S,PF_INET,SOCK_STREAM,0);
-    connect(S,sockaddr_in($ARGV[1],inet_aton($ARGV[0]))) or die "connect: $!\n"; select(S); $|=1; print "1000000\n";
-    while($n=read(S,$b,65536)){$s+=$n} select(STDOUT); print $s+0'
-export LIMIT=20 LOAD
-load() { netns exec $1 perl -e "$LOAD" $2 $3; }
-links() { ip -o link | wc -l; }
-ports() { ovs-vsctl --no-wait list-ports $1 | wc -l; }
-same() { test "$1" = "$2" || { echo "not the same: '$1' and '$2'" >&2; exit 99; }; }
-fails() { code=$1; shift; set +e; "$@" >$T/out 2>$T/err; got=$?; set -e
-    test $got = $code || { echo "status $got, not $code: $*" >&2; cat $T/err >&2; exit 99; }; }
-says() { grep -q -e "$1" $T/err || { echo "no '$1' in:" >&2; cat $T/err >&2; exit 99; }; }
-reaches() { netns exec $1 ping -c 1 -W 2 $2 >/dev/null || { echo "'$1' does not reach '$2'" >&2; exit 99; }; }
-# ovs-vswitchd looks through the flows it remembers twice a second.
-cut_off() {
-    for try in 1 2 3 4 5 6 7 8 9 10; do netns exec $1 ping -c 1 -W 0.3 $2 >/dev/null || return 0; done
-    echo "'$1' reaches '$2'" >&2; exit 99
-}
-"#;
-
-/// A script in namespaces of its own with one instance.
-fn with_ovs(script: &str) -> Outcome {
-    inside(&format!("{OVS}\novs $T/o\n{script}"))
-}
+use netns_bed::{CARD, OVS, STRIKES, with_ovs};
 
 #[test]
 #[ignore = "needs root: tests/run"]
@@ -284,30 +238,6 @@ fn links_at_the_same_time_make_one_each() {
 
 #[test]
 #[ignore = "needs root: tests/run"]
-fn a_link_killed_at_any_moment_is_replaced_by_the_next_and_a_stopped_one_undone() {
-    with_ovs(
-        r#"
-        netns switch add br0 --ovs --address 10.0.0.254/24; netns add web; before=$(links)
-        for signal in KILL TERM; do
-            for delay in $(seq 0 400 8000); do
-                netns link web:eth0 br0 10.0.0.1/24 mac 02:00:00:00:00:01 --check 2 2>/dev/null & p=$!
-                perl -e 'select(undef, undef, undef, $ARGV[0] / 1e6)' $delay
-                kill -$signal $p 2>/dev/null || :
-                got=0; wait $p 2>/dev/null || got=$?
-                if [ $signal = TERM ] && [ $got -ne 0 ]; then same "$(ports br0) $(links)" "0 $before"; fi
-                netns link web:eth0 br0 10.0.0.1/24 mac 02:00:00:00:00:01 --no-check
-                reaches web 10.0.0.254
-                netns unlink web:eth0
-                same "$(ports br0) $(links)" "0 $before"
-            done
-        done
-        "#,
-    )
-    .ended_with(0);
-}
-
-#[test]
-#[ignore = "needs root: tests/run"]
 fn a_hundred_ports_are_one_transaction() {
     with_ovs(
         r#"
@@ -416,6 +346,57 @@ fn a_card_moves_to_the_switch_and_back() {
         netns unlink ship:eth0; netns switch del br0
         same "$before" "$(have wan)"
         reaches lan 192.0.2.1; reaches lan fd00::1
+        "#,
+    )
+    .ended_with(0);
+}
+
+/// The same struck by signals (netns_struck).
+fn struck_with_ovs(script: &str) -> Outcome {
+    with_ovs(&[STRIKES, script].concat())
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_card_keeps_what_it_has_whatever_struck_its_move_to_open_vswitch() {
+    struck_with_ovs(
+        &[
+            CARD,
+            r#"
+        ADD='netns switch add br0 --ovs --uplink wan'; CALLS='sendto'; STEP=3
+        each_call KILL made $ADD
+        $ADD; CALLS='sendto' STEP=2; each_call KILL returned netns switch del br0; back
+        STEP=5; each_call TERM stopped $ADD
+        printf '%s\n' 'switch add br0 --ovs --uplink wan' 'add web' 'link web:eth0 br0 192.0.2.9/24' >$T/file
+        fails 1 netns apply $T/file; says 'is taken'; none
+        # One that has died gives back what it has.
+        $ADD; kill -9 $(cat $T/o/ovs-vswitchd.pid)
+        fails 1 netns switch del br0; says 'ovs-vswitchd does not answer'; same "$(have wan)" "$before"
+    "#,
+        ]
+        .concat(),
+    )
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_port_of_open_vswitch_is_replaced_or_undone_whatever_struck_its_link() {
+    struck_with_ovs(
+        r#"
+        netns switch add br0 --ovs --address 10.0.0.254/24; netns add web; before=$(links)
+        link='netns link web:eth0 br0 10.0.0.1/24 mac 02:00:00:00:00:01'
+        none() { same "$(ports br0) $(links)" "0 $before"; }
+        replaced() { $link --no-check; reaches web 10.0.0.254; netns unlink web:eth0; none; }
+        undone() { [ "$(ports br0)" = 1 ] || none; replaced; }
+        severed() { netns unlink web:eth0 2>/dev/null || :; none; $link --no-check; }
+        CALLS='sendto' STEP=4; each_call KILL replaced $link --check 2; each_call TERM undone $link --check 2
+        $link --no-check; STEP=1; each_call KILL severed netns unlink web:eth0
+        again() { $link --no-check; reaches web 10.0.0.254; }; each_call KILL again netns unlink web:eth0
+        # A tunnel is a port like any other.
+        netns unlink web:eth0; tunnel='netns tunnel add br0 t0 vxlan remote 192.0.2.9'
+        uncut() { $tunnel; $tunnel; netns tunnel del br0 t0; none; }
+        STEP=2; each_call KILL uncut $tunnel
         "#,
     )
     .ended_with(0);

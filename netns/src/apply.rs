@@ -127,6 +127,9 @@ fn act(machine: &mut Machine, plan: Plan<'_>) -> Result<Outcome> {
     if let (Some(nft), Some(line)) = (&plan.nft, lines.last()) {
         nft.ensure(&wanted).map_err(|error| about(line, error))?;
     }
+    for (line, spec, _) in &plan.publications {
+        publish::hairpin(machine, &spec.target).map_err(|error| about(line, error))?;
+    }
     let outside = !wanted.masquerade.is_empty();
     let mut watched = new;
     for (switch, _) in wanted.masquerade {

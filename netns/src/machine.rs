@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::address::Mac;
 use crate::netlink::{Message, Socket};
 use crate::ovs::{Cancel, Ovs};
 use crate::rtnl;
@@ -34,6 +35,8 @@ pub enum Undo {
     Ports(Vec<String>),
     /// A bridge of Open vSwitch.
     Bridge(String),
+    /// The MAC address that such a bridge had.
+    BridgeMac(String, Mac),
 }
 
 /// A namespace that links end in.
@@ -165,21 +168,21 @@ impl Machine {
                 Undo::Device(name) => devices.push(name),
                 Undo::Ports(names) => {
                     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                    let _ = self.ovs.iter_mut().flatten().try_for_each(|ovs| ovs.delete_ports(&names, None));
+                    self.with_ovs(|ovs| ovs.delete_ports(&names, None));
                 }
-                Undo::Bridge(name) => {
-                    let _ = self
-                        .ovs
-                        .iter_mut()
-                        .flatten()
-                        .try_for_each(|ovs| ovs.delete_bridge(&name, None).map(drop));
-                }
+                Undo::Bridge(name) => self.with_ovs(|ovs| ovs.delete_bridge(&name, None).map(drop)),
+                Undo::BridgeMac(name, mac) => self.with_ovs(|ovs| ovs.set_mac(&name, mac, None)),
                 Undo::File(path, value) => drop(std::fs::write(path, value)),
                 Undo::Outside(messages) => drop(self.outside.tell(messages)),
                 Undo::Inside(space, messages) => drop(self.spaces[space].inside.tell(messages)),
             }
         }
         let _ = rtnl::delete_links(&mut self.outside, &devices);
+    }
+
+    /// Where it was asked before, which is so where something of it has to be taken back.
+    fn with_ovs(&mut self, act: impl FnOnce(&mut Ovs) -> Result<()>) {
+        let _ = self.ovs.as_mut().and_then(Option::as_mut).map_or(Ok(()), act);
     }
 }
 

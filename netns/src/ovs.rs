@@ -104,6 +104,13 @@ impl Ovs {
         self.wait_until_done(goal(&told), signals)
     }
 
+    /// Until ovs-vswitchd has been through its work once more, and with it has heard what the kernel told it
+    /// of devices until now.
+    pub fn catch_up(&mut self, signals: Cancel<'_>) -> Result<()> {
+        let results = self.transact(&[count_up(), counters()], signals)?;
+        self.wait_until_done(goal(&results), signals)
+    }
+
     fn read(&mut self, signals: Cancel<'_>) -> Result<Vec<Bridge>> {
         let operations = [
             select("Bridge", json!([]), &["name", "datapath_type", "ports"]),
@@ -148,7 +155,11 @@ impl Ovs {
             Err(error) if was_refused(&error) => return Err(error),
             done => done.and_then(|results| self.wait_for_ports(&[name], &results, signals)),
         };
-        done.inspect_err(|_| drop(self.write_off_bridge(name, None))).map(|()| true)
+        done.inspect_err(|_| {
+            let goal = self.write_off_bridge(name, None);
+            self.wait_for_signalled(goal, signals);
+        })
+        .map(|()| true)
     }
 
     /// Gives a bridge's internal interface another MAC address.
@@ -196,7 +207,10 @@ impl Ovs {
             done => done.and_then(|results| self.wait_for_ports(&names, &results, signals)),
         }
         // Also when nobody knows whether it was done: a signal came before the answer.
-        .inspect_err(|_| drop(self.write_off_ports(&named(&names), None)))
+        .inspect_err(|_| {
+            let goal = self.write_off_ports(&named(&names), None);
+            self.wait_for_signalled(goal, signals);
+        })
     }
 
     /// Until ovs-vswitchd has done what `results` of a transaction counted, and all ports have a number.
@@ -254,6 +268,14 @@ impl Ovs {
         let delete = mutate("Bridge", json!([]), json!(["ports", "delete", ["set", ids]]));
         let results = self.transact(&[delete, count_up(), counters()], signals)?;
         Ok(Some(goal(&results)))
+    }
+
+    /// After something was written off: until it has gone, where it was a signal that ended the waiting. An
+    /// ovs-vswitchd that has not done the one in time does not do the other.
+    fn wait_for_signalled(&mut self, goal: Result<Option<i64>>, signals: Cancel<'_>) {
+        if let (Ok(Some(goal)), Some(Err(_))) = (goal, signals.map(Signals::check)) {
+            let _ = self.wait_until_done(goal, None);
+        }
     }
 
     fn wait_until_done(&mut self, goal: i64, signals: Cancel<'_>) -> Result<()> {

@@ -69,11 +69,26 @@ pub fn find(machine: &mut Machine, onto: &Onto) -> Result<Option<Plug>> {
             Some(link) if link.kind == "bridge" => Some(Plug::Bridge(link)),
             other => match ovs_bridge(machine, name)? {
                 Some(bridge) => Some(Plug::Ovs(bridge)),
-                None if other.is_some() => bail!("'{name}' is not a switch"),
-                None => None,
+                None => match other {
+                    Some(link) if !is_closing(machine, &link)? => bail!("'{name}' is not a switch"),
+                    _ => None,
+                },
             },
         },
     })
+}
+
+/// A device that Open vSwitch has for a moment longer than the bridge; true when it has gone.
+pub fn is_closing(machine: &mut Machine, link: &Link) -> Result<bool> {
+    if !matches!(link.kind.as_str(), "tun" | "openvswitch") {
+        return Ok(false);
+    }
+    let settled = match machine.ovs() {
+        Ok(Some((ovs, cancel))) => ovs.settle(cancel).is_ok(),
+        _ => false,
+    };
+    machine.signals.check()?;
+    Ok(settled && rtnl::find_link(&mut machine.outside, &link.name)?.is_none())
 }
 
 pub fn ovs_bridge(machine: &mut Machine, name: &str) -> Result<Option<ovs::Bridge>> {
@@ -128,6 +143,9 @@ pub fn pull(machine: &mut Machine, outer: &[Link]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
+    // No links any more, from before they are no ports: killed in between, the next link replaces them.
+    let unmark = names.iter().map(|name| rtnl::set_alias(name, "")).collect();
+    let _ = machine.outside.tell(unmark); // one that has gone needs none
     let done = match machine.ovs() {
         Ok(Some((ovs, cancel))) => ovs.delete_ports(&names, cancel),
         Ok(None) => Ok(()),

@@ -14,14 +14,16 @@ use std::fs::{self, File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
 use serde_json::{Value, json};
 use unshare::fail::hint;
 
 use crate::address::Cidr;
 use crate::list::belongs_to;
-use crate::machine::{Machine, Undo};
+use crate::machine::Machine;
 use crate::nat::{Ruleset, TABLE, check_switch};
-use crate::rtnl;
+use crate::netlink::{Socket, errno};
+use crate::rtnl::{self, Link};
 use crate::store::{Target, quoted};
 
 pub const CHAINS: [&str; 4] = ["publish", "publish-local", "publish-back", "publish-guard"];
@@ -188,22 +190,35 @@ pub fn prepare(machine: &mut Machine, spec: &PublishSpec) -> Result<Vec<Publishe
     for published in &found {
         check_switch(&published.switch)?;
     }
-    hairpin(machine, &spec.target)?;
     Ok(found)
 }
 
 /// Where bridges are filtered a packet from the ship to itself is turned round on the bridge, and that needs
-/// leave.
-fn hairpin(machine: &mut Machine, target: &Target) -> Result<()> {
+/// leave. After the rules, by which the next `unpublish` finds what a killed command has left.
+pub fn hairpin(machine: &mut Machine, target: &Target) -> Result<()> {
     let label = target.label();
     for outer in rtnl::all_links(&mut machine.outside)? {
         let ours = belongs_to(&outer).is_some_and(|(ship, _)| ship == label);
         if ours && outer.port.is_some() && !outer.hairpin {
             machine.outside.tell(vec![rtnl::set_hairpin(outer.index, true)])?;
-            machine.did(Undo::Outside(vec![rtnl::set_hairpin(outer.index, false)]));
         }
     }
     Ok(())
+}
+
+/// Nothing leads to these ships any more.
+pub fn stop_hairpin(ships: &[String]) -> Result<()> {
+    if ships.is_empty() {
+        return Ok(());
+    }
+    let mut socket = Socket::open()?;
+    let links = rtnl::all_links(&mut socket)?;
+    let theirs = |link: &&Link| belongs_to(link).is_some_and(|(ship, _)| ships.iter().any(|one| one == ship));
+    let turned = links.iter().filter(|link| link.hairpin).filter(theirs);
+    match socket.tell(turned.map(|outer| rtnl::set_hairpin(outer.index, false)).collect()) {
+        Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(()), // has gone meanwhile
+        done => done,
+    }
 }
 
 impl Published {

@@ -128,8 +128,10 @@ fn find_on_ovs(machine: &mut Machine, spec: &SwitchSpec, link: Option<Link>) -> 
     let name = &spec.name;
     let Some(bridge) = plug::ovs_bridge(machine, name)? else {
         return match link {
-            Some(link) => Err(anyhow!("'{}' is there and is not a bridge", link.name)),
-            None => Ok(None),
+            Some(link) if !plug::is_closing(machine, &link)? => {
+                Err(anyhow!("'{}' is there and is not a bridge", link.name))
+            }
+            _ => Ok(None),
         };
     };
     let is = bridge.datapath();

@@ -55,16 +55,23 @@ impl Withdrawal {
         statements(&self.going)
     }
 
+    /// First what the rules needed: where this is killed in between, the rules are what the next one finds.
     pub fn act(self) -> Result<()> {
         let goes = |entry: &Entry| self.going.iter().any(|gone| gone.spec == entry.spec);
-        self.nft.remove(&self.present, &[], goes)?;
-        let left = self.present.publications();
-        for Entry { switch, .. } in &self.going {
-            if !left.iter().any(|other| !goes(other) && other.switch == *switch) {
+        let mut left = self.present.publications();
+        left.retain(|entry| !goes(entry));
+        let mut deserted: Vec<String> = Vec::new();
+        for Entry { switch, spec, .. } in &self.going {
+            let ship = spec.target.label();
+            if left.iter().all(|other| other.spec.target.label() != ship) {
+                deserted.push(ship);
+            }
+            if left.iter().all(|other| other.switch != *switch) {
                 close_localnet(switch)?;
             }
         }
-        Ok(())
+        publish::stop_hairpin(&deserted)?;
+        self.nft.remove(&self.present, &[], goes).map(drop)
     }
 
     /// For those who have asked for something else.

@@ -2,63 +2,41 @@
 //! left on the card they would hear nothing any more. All in one datagram, so that a shell over that very
 //! card lives on, and back when the switch is deleted.
 //!
-//! Which addresses came with the card is written in its alias: "netns uplink ADDRESS/PREFIX …". Open vSwitch
-//! is told first, and for a moment the card is both the host's and its.
+//! Which addresses came with the card is written in its alias: "netns uplink ADDRESS/PREFIX …", from before
+//! they move until they are back. A command that is killed at any moment leaves them on the one or the other,
+//! and the next one goes on from there. Open vSwitch is told first and, when a switch goes, last: for a
+//! moment the card is both the host's and its.
+
+mod luggage;
 
 use std::fs;
-use std::net::IpAddr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
+use unshare::fail::hint;
 
 use crate::address::{Cidr, Mac};
 use crate::link::ALIAS;
 use crate::machine::{Machine, Undo};
-use crate::netlink::{Attributes, Message, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, errno, u32_at};
+use crate::netlink::{Message, errno};
 use crate::ovs::NewPort;
 use crate::plug;
 use crate::rtnl::{self, Link};
+#[cfg(test)]
+pub use luggage::sort;
+use luggage::{Luggage, carry, pack};
 
 const MARK: &str = "netns uplink";
+/// IFALIASZ, linux/if.h.
+const LONGEST_ALIAS: usize = 255;
 
-// linux/rtnetlink.h, linux/if_addr.h
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
-const IFA_LABEL: u16 = 3;
-const IFA_FLAGS: u16 = 8;
-const IFA_F_NODAD: u32 = 0x02;
-/// Those flags of an address that are somebody's wish and not its state: MANAGETEMPADDR, NOPREFIXROUTE.
-const WISHES: u32 = 0x100 | 0x200;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_PREFSRC: u16 = 7;
-const RTA_MULTIPATH: u16 = 9;
-const RTA_NH_ID: u16 = 30;
-/// DST, GATEWAY, PRIORITY, PREFSRC, METRICS, TABLE, VIA, PREF, EXPIRES: the rest is told, not asked for.
-const COPIED: [u16; 9] = [1, 5, 6, 7, 8, 15, 18, 20, 23];
-const RTPROT_KERNEL: u8 = 2;
-const RT_TABLE_LOCAL: u8 = 255;
-const RTN_UNICAST: u8 = 1;
-const RTNH_F_ONLINK: u32 = 4;
-
-/// An address or a route as the kernel told it: the fixed structure and the attributes.
-type Raw = Vec<u8>;
-
-/// What is about to go from one interface to another.
-#[derive(Default)]
-struct Luggage {
-    addresses: Vec<(Cidr, Raw)>,
-    routes: Vec<Raw>,
-}
-
-/// A card that is to become a port.
+/// A card that is to become a port, or one that a killed command has left half-way.
 pub struct Move {
     nic: Link,
+    is_port: bool,
     luggage: Luggage,
+    /// All that it brings, with what is on the switch already.
+    brings: Vec<Cidr>,
 }
 
 impl Move {
@@ -71,27 +49,44 @@ pub fn is_one(link: &Link) -> bool {
     link.alias.starts_with(MARK)
 }
 
-/// None where the card is a port of the switch already.
+/// None where the card is a port of the switch already, with all that belongs to it.
 pub fn plan(machine: &mut Machine, nic: &str, switch: Option<&Link>) -> Result<Option<Move>> {
     let found = rtnl::find_link(&mut machine.outside, nic)?;
     let nic = found.with_context(|| format!("no interface '{nic}'"))?;
     let name = &nic.name;
     let is_on = plug::of_port(machine, &nic)?;
-    if is_one(&nic) && is_on.is_some() && is_on.as_deref() == switch.map(|switch| &*switch.name) {
-        return Ok(None);
-    }
-    if nic.master.is_some() || is_on.is_some() {
+    let is_port = is_on.is_some() && is_on.as_deref() == switch.map(|switch| &*switch.name);
+    if !is_port && (nic.master.is_some() || is_on.is_some()) {
         bail!("'{name}' is a port of something already");
     }
     if nic.loopback || nic.kind == "bridge" || nic.alias.starts_with(ALIAS) {
         bail!("'{name}' cannot be an uplink");
     }
     let luggage = pack(machine, nic.index, |_| true)?;
-    let list: Vec<String> = luggage.addresses.iter().map(|(cidr, _)| format!(" {cidr}")).collect();
-    if MARK.len() + " rp_filter=2 disable_ipv6=1".len() + list.concat().len() > 255 {
+    let mut brings: Vec<Cidr> = luggage.addresses().collect();
+    let quiet = match switch.filter(|_| is_port) {
+        Some(switch) => {
+            let there = rtnl::addresses(&mut machine.outside, switch.index)?;
+            brings.extend(remembered(&nic).into_iter().filter(|cidr| there.contains(cidr)));
+            !ovs_switches(machine, switch)? || knobs(&nic).iter().all(Knob::is_set)
+        }
+        None => true,
+    };
+    if is_port && is_one(&nic) && luggage.is_empty() && quiet {
+        return Ok(None);
+    }
+    if let Some(lost) = remembered(&nic).into_iter().find(|cidr| !is_port && !brings.contains(cidr)) {
+        let error = anyhow!("'{name}' was the uplink of a switch that has gone, with it '{lost}'");
+        return Err(hint(error, "netns switch del SWITCH gives it back"));
+    }
+    if MARK.len() + " rp_filter=2 disable_ipv6=1".len() + words(&brings).len() > LONGEST_ALIAS {
         bail!("'{name}' has more addresses than can be remembered in its alias");
     }
-    Ok(Some(Move { nic, luggage }))
+    Ok(Some(Move { nic, is_port, luggage, brings }))
+}
+
+fn words(addresses: &[Cidr]) -> String {
+    addresses.iter().map(|cidr| format!(" {cidr}")).collect()
 }
 
 /// The addresses that a switch has from its uplink.
@@ -106,90 +101,175 @@ pub fn brought(machine: &mut Machine, switch: Option<&Link>) -> Result<Vec<Cidr>
 }
 
 pub fn remembered(nic: &Link) -> Vec<Cidr> {
-    nic.alias.split(' ').filter_map(|word| Cidr::parse(word).ok()).collect()
+    let words = nic.alias.split(' ').filter(|_| is_one(nic));
+    words.filter_map(|word| Cidr::parse(word).ok()).collect()
 }
 
 /// The card becomes a port, and the switch takes its MAC address too: networks of clouds accept no other.
 pub fn act(machine: &mut Machine, uplink: &Move, switch: &Link) -> Result<()> {
-    let Move { nic, luggage } = uplink;
+    let Move { nic, is_port, luggage, brings } = uplink;
     let old_mac = Mac::try_from(&switch.mac[..]).context("the switch has no MAC address")?;
     let mac = Mac::try_from(&nic.mac[..]).with_context(|| format!("'{}' has no MAC address", nic.name))?;
     let by_kernel = switch.kind == "bridge";
-    let silenced = if by_kernel { String::new() } else { attach_to_ovs(machine, nic, switch, mac)? };
+    let doubled = !by_kernel && ovs_switches(machine, switch)?;
+    if !by_kernel {
+        attach_to_ovs(machine, uplink, switch, [old_mac, mac])?;
+    }
+    let knobs = if doubled { knobs(nic) } else { Vec::new() };
+    let silenced: String = knobs.iter().map(Knob::told).collect();
+    let mut there = vec![
+        rtnl::set_alias(&nic.name, &format!("{MARK}{silenced}{}", words(brings))),
+        rtnl::set_mac(&switch.name, mac),
+    ];
     let mut back = vec![rtnl::set_alias(&nic.name, &nic.alias), rtnl::set_mac(&switch.name, old_mac)];
-    if by_kernel {
+    if by_kernel && !is_port {
+        there.push(rtnl::set_master(&nic.name, switch.index));
         back.push(rtnl::set_master(&nic.name, 0));
     }
-    back.extend(carry(luggage, switch.index, nic.index));
-    machine.did(Undo::Outside(back));
-    let list: Vec<String> = luggage.addresses.iter().map(|(cidr, _)| format!(" {cidr}")).collect();
-    let mut there = vec![rtnl::set_mac(&switch.name, mac)];
-    if by_kernel {
-        there.push(rtnl::set_master(&nic.name, switch.index));
+    if doubled {
+        there.push(rtnl::set_arp(&nic.name, false));
+        back.push(rtnl::set_arp(&nic.name, true));
     }
-    there.push(rtnl::set_alias(&nic.name, &format!("{MARK}{silenced}{}", list.concat())));
     there.push(rtnl::set_up(&nic.name));
     there.extend(carry(luggage, nic.index, switch.index));
-    tell(machine, there).with_context(|| format!("cannot move '{}' to the switch", nic.name))
+    back.extend(carry(luggage, switch.index, nic.index));
+    machine.did(Undo::Outside(back));
+    tell(machine, there).with_context(|| format!("cannot move '{}' to the switch", nic.name))?;
+    // Last: with its IPv6 the card loses what it still has of it.
+    for knob in knobs {
+        machine.did(Undo::File(knob.file.clone(), knob.before.clone()));
+        knob.write("1")?;
+    }
+    Ok(())
 }
 
-/// Gives back what is to be remembered of the card.
-fn attach_to_ovs(machine: &mut Machine, nic: &Link, switch: &Link, mac: Mac) -> Result<String> {
+fn attach_to_ovs(machine: &mut Machine, uplink: &Move, switch: &Link, macs: [Mac; 2]) -> Result<()> {
+    let name = &uplink.nic.name;
+    let [old, new] = macs;
+    if !uplink.is_port {
+        let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
+        ovs.add_ports(&[NewPort { bridge: &switch.name, name, ..NewPort::default() }], cancel)?;
+        machine.did(Undo::Ports(vec![name.clone()]));
+    }
+    machine.did(Undo::BridgeMac(switch.name.clone(), old));
     let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
-    let netdev = ovs.bridge(&switch.name, cancel)?.is_some_and(|bridge| bridge.netdev);
-    ovs.set_mac(&switch.name, mac, cancel)?;
-    let port =
-        NewPort { bridge: &switch.name, name: &nic.name, ship: None, tag: None, trunks: &[], tunnel: None };
-    ovs.add_ports(&[port], cancel)?;
-    machine.did(Undo::Ports(vec![nic.name.clone()]));
-    if !netdev {
-        return Ok(String::new());
-    }
-    machine.did(Undo::Outside(vec![rtnl::set_arp(&nic.name, true)]));
-    machine.outside.tell(vec![rtnl::set_arp(&nic.name, false)])?;
-    let mut remembered = String::new();
-    for (file, word) in knobs(&nic.name) {
-        let Ok(old) = fs::read_to_string(&file) else { continue }; // a kernel without IPv6
-        fs::write(&file, "1").with_context(|| format!("cannot write '1' to '{file}'"))?;
-        remembered += &format!(" {word}={}", old.trim());
-        machine.did(Undo::File(file, old));
-    }
-    Ok(remembered)
+    ovs.set_mac(&switch.name, new, cancel)
 }
 
-/// Where ovs-vswitchd switches itself it gets a copy of each frame, and the host the frame: it must not take
-/// the same twice. What comes where no answer would go is dropped (unless "all" is 2), and so is IPv6.
-fn knobs(nic: &str) -> [(String, &'static str); 2] {
-    [
-        (format!("/proc/sys/net/ipv4/conf/{nic}/rp_filter"), "rp_filter"),
-        (format!("/proc/sys/net/ipv6/conf/{nic}/disable_ipv6"), "disable_ipv6"),
-    ]
+/// Whether ovs-vswitchd itself switches: then it gets a copy of each frame, and the host the frame.
+fn ovs_switches(machine: &mut Machine, switch: &Link) -> Result<bool> {
+    if switch.kind == "bridge" {
+        return Ok(false);
+    }
+    Ok(plug::ovs_bridge(machine, &switch.name)?.is_some_and(|bridge| bridge.netdev))
 }
 
-/// Before the switch is removed: the card gets back what it brought, and the routes over it.
+/// A file of /proc that says 1 while the host must not take the same frame twice.
+struct Knob {
+    file: String,
+    word: &'static str,
+    before: String,
+}
+
+/// What comes where no answer would go is dropped (unless "all" is 2), and so is IPv6. None on a kernel
+/// without it.
+fn knobs(nic: &Link) -> Vec<Knob> {
+    let files = [
+        (format!("/proc/sys/net/ipv4/conf/{}/rp_filter", nic.name), "rp_filter"),
+        (format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", nic.name), "disable_ipv6"),
+    ];
+    let knob = |(file, word): (String, &'static str)| {
+        let is = fs::read_to_string(&file).ok()?.trim().to_owned();
+        let known = nic.alias.split(' ').filter(|_| is_one(nic));
+        let known = known.filter_map(|known| known.strip_prefix(word)?.strip_prefix('=')).next();
+        Some(Knob { file, word, before: known.map_or(is, str::to_owned) })
+    };
+    files.into_iter().filter_map(knob).collect()
+}
+
+impl Knob {
+    /// As the alias of the card has it.
+    fn told(&self) -> String {
+        format!(" {}={}", self.word, self.before)
+    }
+
+    fn is_set(&self) -> bool {
+        fs::read_to_string(&self.file).is_ok_and(|is| is.trim() == "1")
+    }
+
+    fn write(&self, value: &str) -> Result<()> {
+        fs::write(&self.file, value).with_context(|| format!("cannot write '{value}' to '{}'", self.file))
+    }
+}
+
+/// Before the switch is removed: the card gets back what it brought, and the routes over it. From there on
+/// the way is forward only: a switch that is half gone would keep them from the world.
 pub fn give_back(machine: &mut Machine, nic: &Link, switch: &Link) -> Result<()> {
     let own = remembered(nic);
     let luggage = pack(machine, switch.index, |cidr| own.contains(cidr))?;
     let mut there = vec![rtnl::set_alias(&nic.name, &nic.alias)];
-    let mut back = vec![rtnl::set_alias(&nic.name, "")];
+    let mut back = Vec::new();
     if switch.kind == "bridge" {
         there.push(rtnl::set_master(&nic.name, switch.index));
-        back.push(rtnl::set_master(&nic.name, 0));
-    } else {
-        let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
-        ovs.delete_ports(&[&nic.name], cancel)?;
+        back = vec![rtnl::set_alias(&nic.name, ""), rtnl::set_master(&nic.name, 0)];
+    } else if ovs_switches(machine, switch)? {
+        loosen(machine, nic)?;
+        there.push(rtnl::set_arp(&nic.name, false));
         back.push(rtnl::set_arp(&nic.name, true));
-        for (file, word) in knobs(&nic.name) {
-            let old = nic.alias.split(' ').find_map(|known| known.strip_prefix(word)?.strip_prefix('='));
-            let Some(old) = old else { continue };
-            fs::write(&file, old).with_context(|| format!("cannot write '{old}' to '{file}'"))?;
-            machine.did(Undo::File(file, "1".into()));
-        }
     }
     there.extend(carry(&luggage, nic.index, switch.index));
     machine.did(Undo::Outside(there));
     back.extend(carry(&luggage, switch.index, nic.index));
-    tell(machine, back).with_context(|| format!("cannot give '{}' back", nic.name))
+    tell(machine, back).with_context(|| format!("cannot give '{}' back", nic.name))?;
+    machine.keep();
+    if let (true, Some((ovs, _))) = (switch.kind != "bridge", machine.ovs()?) {
+        // It closes a port with the flags that it knows: the next to come would be without ARP. One that is
+        // dead closes nothing.
+        let _ = ovs.catch_up(None);
+    }
+    Ok(())
+}
+
+/// The knobs become what they were.
+fn loosen(machine: &mut Machine, nic: &Link) -> Result<()> {
+    for knob in knobs(nic).into_iter().filter(|knob| nic.alias.contains(&knob.told())) {
+        machine.did(Undo::File(knob.file.clone(), "1".into()));
+        knob.write(&knob.before)?;
+    }
+    Ok(())
+}
+
+/// After it has what it brought and is no port any more.
+pub fn forget(machine: &mut Machine, nic: &Link) -> Result<()> {
+    machine.outside.tell(vec![rtnl::set_alias(&nic.name, "")])
+}
+
+/// Cards that were uplinks of switches that somebody has removed, or a killed command, too early to say so.
+pub fn orphans(machine: &mut Machine, links: &[Link]) -> Result<Vec<Link>> {
+    let mut orphans = Vec::new();
+    for nic in links.iter().filter(|link| is_one(link) && link.master.is_none()) {
+        // While Open vSwitch does not answer, nobody knows whose ports there are.
+        if machine.ovs().is_ok() && plug::of_port(machine, nic)?.is_none() {
+            orphans.push(nic.clone());
+        }
+    }
+    Ok(orphans)
+}
+
+/// An orphan gets back those of its addresses that nobody has taken over.
+pub fn adopt(machine: &mut Machine, nic: &Link, links: &[Link]) -> Result<()> {
+    loosen(machine, nic)?;
+    let mut taken = Vec::new();
+    for link in links {
+        taken.extend(rtnl::addresses(&mut machine.outside, link.index)?);
+    }
+    let mut back = vec![rtnl::set_arp(&nic.name, true)];
+    let lost = remembered(nic).into_iter().filter(|cidr| !taken.contains(cidr));
+    back.extend(lost.map(|cidr| rtnl::new_address(nic.index, &cidr)));
+    back.push(rtnl::set_alias(&nic.name, ""));
+    tell(machine, back).with_context(|| format!("cannot give '{}' back", nic.name))?;
+    machine.keep();
+    Ok(())
 }
 
 /// All in one datagram. What was to be taken away may have gone with something else.
@@ -201,129 +281,4 @@ fn tell(machine: &mut Machine, messages: Vec<Message>) -> Result<()> {
     answers
         .into_iter()
         .try_for_each(|answer| answer.result.or_else(|e| if fatal(&e) { Err(e) } else { Ok(()) }))
-}
-
-/// First the new addresses, so that routes have somewhere to go; then the old ones away.
-fn carry(luggage: &Luggage, from: u32, to: u32) -> Vec<Message> {
-    let mut messages: Vec<Message> =
-        luggage.addresses.iter().map(|(cidr, raw)| address(RTM_NEWADDR, cidr, raw, to)).collect();
-    messages.extend(luggage.routes.iter().map(|raw| route(RTM_DELROUTE, raw, from)));
-    messages.extend(luggage.addresses.iter().map(|(cidr, raw)| address(RTM_DELADDR, cidr, raw, from)));
-    messages.extend(luggage.routes.iter().map(|raw| route(RTM_NEWROUTE, raw, to)));
-    messages
-}
-
-fn address(kind: u16, cidr: &Cidr, raw: &Raw, index: u32) -> Message {
-    let (what, flags) = match kind {
-        RTM_NEWADDR => (format!("give '{cidr}'"), NLM_F_CREATE | NLM_F_REPLACE),
-        _ => (format!("take '{cidr}' away"), 0),
-    };
-    let mut fixed: [u8; 8] = raw[..8].try_into().expect("checked when it was packed");
-    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    let mut wishes = u32::from(fixed[2]);
-    let mut message = Message::new(what, kind, flags, &{
-        fixed[2] = 0;
-        fixed
-    });
-    for (attribute, value) in Attributes(&raw[8..]) {
-        match attribute {
-            IFA_LABEL => {} // begins with the name of its interface
-            IFA_FLAGS => wishes = u32_at(value, 0).unwrap_or(0),
-            _ => message = message.put(attribute, value),
-        }
-    }
-    let nodad = if cidr.address.is_ipv6() { IFA_F_NODAD } else { 0 };
-    message.put_u32(IFA_FLAGS, (wishes & WISHES) | nodad)
-}
-
-fn route(kind: u16, raw: &Raw, index: u32) -> Message {
-    let (what, flags) = match kind {
-        RTM_NEWROUTE => ("set a route", NLM_F_CREATE | NLM_F_REPLACE),
-        _ => ("take a route away", 0),
-    };
-    let mut fixed: [u8; 12] = raw[..12].try_into().expect("checked when it was packed");
-    let flags_of_route = u32_at(&fixed, 8).unwrap_or(0) & RTNH_F_ONLINK;
-    fixed[8..12].copy_from_slice(&flags_of_route.to_ne_bytes());
-    let message = Message::new(what, kind, flags, &fixed).put_u32(RTA_OIF, index);
-    let copied = Attributes(&raw[12..]).filter(|(attribute, _)| COPIED.contains(attribute));
-    copied.fold(message, |message, (attribute, value)| message.put(attribute, value))
-}
-
-/// The wanted addresses of an interface, and the routes over it that are not the kernel's own: those to
-/// neighbours first, as the others need them.
-fn pack(machine: &mut Machine, index: u32, wanted: impl Fn(&Cidr) -> bool) -> Result<Luggage> {
-    let mut luggage = Luggage::default();
-    let mut fixed = [0; 8];
-    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    machine.outside.dump(Message::new("list the addresses", RTM_GETADDR, NLM_F_DUMP, &fixed), |payload| {
-        let address = rtnl::parse_address(payload).filter(|_| u32_at(payload, 4) == Some(index));
-        luggage.addresses.extend(address.filter(&wanted).map(|cidr| (cidr, payload.to_vec())));
-    })?;
-    let mut tangled = false;
-    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        let mut fixed = [0; 12];
-        fixed[0] = family;
-        machine.outside.dump(
-            Message::new("list the routes", RTM_GETROUTE, NLM_F_DUMP, &fixed),
-            |payload| match sort(payload, index) {
-                Kind::Tangled => tangled = true,
-                Kind::Ours if belongs(payload, &luggage.addresses) => luggage.routes.push(payload.to_vec()),
-                _ => {}
-            },
-        )?;
-    }
-    if tangled {
-        bail!("routes with several next hops lead over it, which cannot be moved");
-    }
-    let (over_gateways, direct): (Vec<_>, Vec<_>) =
-        luggage.routes.into_iter().partition(|raw| find(raw, RTA_GATEWAY).is_some());
-    luggage.routes = [direct, over_gateways].concat();
-    Ok(luggage)
-}
-
-pub enum Kind {
-    Ours,
-    Tangled,
-    Other,
-}
-
-fn find(raw: &[u8], wanted: u16) -> Option<&[u8]> {
-    let mut attributes = Attributes(raw.get(12..)?);
-    attributes.find(|(attribute, _)| *attribute == wanted).map(|(_, value)| value)
-}
-
-pub fn sort(payload: &[u8], index: u32) -> Kind {
-    let [table, protocol, _, kind] = [4, 5, 6, 7].map(|at| payload.get(at).copied().unwrap_or(0));
-    if protocol == RTPROT_KERNEL || table == RT_TABLE_LOCAL || kind != RTN_UNICAST {
-        return Kind::Other;
-    }
-    // struct rtnexthop: length, flags, hops, index.
-    let mut hops = find(payload, RTA_MULTIPATH).unwrap_or(&[]);
-    while let Some(hop) = u32_at(hops, 4) {
-        if hop == index {
-            return Kind::Tangled;
-        }
-        let length = crate::netlink::u16_at(hops, 0).map_or(0, usize::from).next_multiple_of(4).max(8);
-        hops = hops.get(length..).unwrap_or(&[]);
-    }
-    match find(payload, RTA_OIF).and_then(|value| u32_at(value, 0)) {
-        Some(oif) if oif == index && find(payload, RTA_NH_ID).is_some() => Kind::Tangled,
-        Some(oif) if oif == index => Kind::Ours,
-        _ => Kind::Other,
-    }
-}
-
-/// Whether a route goes with these addresses: it leads to one of their neighbours or comes from one of them.
-fn belongs(payload: &[u8], addresses: &[(Cidr, Raw)]) -> bool {
-    let ip = |wanted| find(payload, wanted).and_then(rtnl::parse_ip);
-    let source = ip(RTA_PREFSRC);
-    let near = |gateway: IpAddr| {
-        matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local())
-            || addresses.iter().any(|(cidr, _)| cidr.contains(gateway))
-    };
-    match (ip(RTA_GATEWAY), source) {
-        (Some(gateway), _) => near(gateway),
-        (None, Some(source)) => addresses.iter().any(|(cidr, _)| cidr.address == source),
-        (None, None) => true,
-    }
 }

@@ -57,10 +57,12 @@ samples() {
 # machine's kernel, they take minutes here.
 endurance() {
 	cat <<-END
+		a_card_keeps_what_it_has_whatever_struck_its_move
 		a_link_stopped_in_any_call_is_undone_or_whole
 		a_switch_killed_in_any_call_is_completed_by_the_next_add
 		an_add_or_del_struck_in_any_call_does_not_stop_the_next
 		an_apply_stopped_in_any_call_is_undone_and_a_killed_one_completed
+		nat_and_what_is_published_can_be_switched_off_whatever_struck_them
 		ships_that_start_together_do_not_disturb_each_other
 		what_a_link_killed_in_any_call_leaves_the_next_one_replaces
 	END

@@ -61,30 +61,33 @@ pub fn delete(removal: &Removal) -> Result<()> {
 fn remove(removal: &Removal) -> Result<()> {
     let name = &removal.name;
     let mut machine = Machine::open()?;
+    // Before looking: an uplink that came after it would go down with the switch.
+    let _lock = lock_host()?;
     let found = plug::find(&mut machine, &Onto::Switch(name.clone()))?;
-    let link = rtnl::find_link(&mut machine.outside, name)?;
-    let mut ports = Vec::new();
-    if let Some(plug) = &found {
-        let links = rtnl::all_links(&mut machine.outside)?;
-        ports = plug.ports(&links).into_iter().filter(|port| port.tunnel.is_none()).collect();
-    }
+    let links = rtnl::all_links(&mut machine.outside)?;
+    let link = links.iter().find(|link| link.name == *name).cloned();
+    let orphans = uplink::orphans(&mut machine, &links)?;
+    let mut ports = found.as_ref().map(|plug| plug.ports(&links)).unwrap_or_default();
+    ports.retain(|port| port.tunnel.is_none());
     let uplink = ports.iter().position(Port::is_uplink).and_then(|at| ports.remove(at).link);
     if removal.if_unused && !ports.is_empty() {
         return removal.manner.tell(&[], &[]);
     }
-    let _lock = lock_host()?;
     let rules = Rules::of(name)?;
     // Where somebody else has removed the bridge, our rules are what is left to remove.
-    if found.is_none() && !rules.are_there() && !removal.if_unused {
+    if found.is_none() && !rules.are_there() && orphans.is_empty() && !removal.if_unused {
         bail!("no switch '{name}'");
     }
-    let mut changes: Vec<String> =
-        (found.is_some() || rules.are_there()).then(|| format!("switch del {name}")).into_iter().collect();
+    let mut changes: Vec<String> = (found.is_some() || rules.are_there() || !orphans.is_empty())
+        .then(|| format!("switch del {name}"))
+        .into_iter()
+        .collect();
     changes.extend(rules.published.iter().cloned());
     if removal.manner.dry_run {
         return removal.manner.tell(&changes, &[]);
     }
     rules.remove(name)?;
+    orphans.iter().try_for_each(|nic| uplink::adopt(&mut machine, nic, &links))?;
     if let Some(plug) = found {
         take_down(&mut machine, name, &plug, link, uplink)?;
     }
@@ -103,13 +106,17 @@ fn take_down(
     link: Option<Link>,
     uplink: Option<Link>,
 ) -> Result<()> {
-    if let (Some(nic), Some(link)) = (uplink, &link) {
-        uplink::give_back(machine, &nic, link)?;
+    if let (Some(nic), Some(link)) = (&uplink, &link) {
+        uplink::give_back(machine, nic, link)?;
     }
-    match plug {
-        Plug::Ovs(_) => delete_ovs_bridge(machine, name, link)?,
-        _ => machine.outside.tell(vec![rtnl::delete_link(name)])?,
+    let done = match plug {
+        Plug::Ovs(_) => delete_ovs_bridge(machine, name, link),
+        _ => machine.outside.tell(vec![rtnl::delete_link(name)]),
+    };
+    if let (Some(nic), Plug::Ovs(_)) = (&uplink, plug) {
+        uplink::forget(machine, nic)?;
     }
+    done?;
     machine.keep();
     Ok(())
 }
