@@ -13,14 +13,14 @@ use nix::sys::uio::pread;
 use unshare::fail::{self, hint};
 
 use crate::amount::human;
+use crate::check::Check;
 use crate::files::{self, cannot};
 use crate::group::{self, Place};
 use crate::layout::Layout;
-use crate::own::Ids;
 use crate::owner;
-use crate::plan::{Check, Plan, Step, parse_limit};
 use crate::refusal;
 use crate::request::Request;
+use crate::step::{Ids, Plan, Step};
 
 enum Done {
     Made(PathBuf),
@@ -154,7 +154,7 @@ fn own(dir: &Path, names: &[String], ids: Ids, undo: &mut Undo) -> Result<()> {
 /// what it can (memory.reclaim, Linux 5.19), then refuse as v1 does.
 fn make_room(dir: &Path, bytes: u64) -> Result<()> {
     let used =
-        || files::read(&dir.join("memory.current")).ok().and_then(|text| parse_limit(&text)).unwrap_or(0);
+        || files::read(&dir.join("memory.current")).ok().and_then(|text| files::limit(&text)).unwrap_or(0);
     let before = used();
     if before <= bytes {
         return Ok(());

@@ -1,9 +1,7 @@
 //! amount: the values behind the words: sizes, rates, counts, processors, lists; and how they are printed.
 
 use anyhow::{Error, Result};
-use unshare::fail::hint;
-
-use crate::cli::usage;
+use unshare::fail::{hint, usage};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Amount {

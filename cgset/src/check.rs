@@ -4,15 +4,36 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::amount::{Amount, numbers, size};
 use crate::files;
-use crate::plan::{Check, parse_limit};
+
+/// What reading back must give: the kernel takes some wrong values without a word.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Rounded down to pages; None is no limit.
+    Bytes(Option<u64>),
+    /// The first word.
+    Word(String),
+    /// The same processors or memory nodes.
+    List(String),
+    /// One value of one device: "8:0 rbps=1 wbps=max" on v2, where it has a key; "8:0 1" on v1. A device
+    /// without limits has no line.
+    Device {
+        disk: String,
+        key: &'static str,
+        value: String,
+        none: &'static str,
+    },
+    /// What the user wrote, word by word.
+    Text(String),
+    Any,
+}
 
 impl Check {
     /// True where `text`, the file now, has what was written.
     pub fn holds(&self, text: &str) -> bool {
         match self {
             Check::Word(word) => files::first(text) == word,
-            Check::Bytes(None) => parse_limit(text).is_none() && !text.trim().is_empty(),
-            Check::Bytes(Some(want)) => parse_limit(text).is_some_and(|got| rounded(got, *want)),
+            Check::Bytes(None) => files::limit(text).is_none() && !text.trim().is_empty(),
+            Check::Bytes(Some(want)) => files::limit(text).is_some_and(|got| rounded(got, *want)),
             Check::List(want) => numbers(text) == numbers(want),
             Check::Device { disk, key, value, none } => {
                 device_value(text, disk, key).unwrap_or(none) == value
@@ -196,7 +217,7 @@ mod tests {
             let _ = (check.holds(text), check.way_back(text));
             let (disk, value) = ("8:0".into(), "5".into());
             let check = Check::Device { disk, key: "rbps", value, none: "max" };
-            let _ = (check.holds(text), check.way_back(text), parse_limit(text));
+            let _ = (check.holds(text), check.way_back(text), files::limit(text));
             let _ = (files::keyed(text, "max"), files::first(text));
         });
     }

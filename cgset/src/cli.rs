@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 use lexopt::Arg::{Long, Short, Value};
 use lexopt::Parser;
-use unshare::fail::{Usage, text};
+use unshare::fail::{text, usage};
 
 use crate::amount;
 use crate::name::{Parent, group, parent};
@@ -175,7 +175,7 @@ fn of_setting(options: &Options) -> Option<&'static str> {
 
 fn action(line: Line, plain: &[String], argv: Option<Vec<OsString>>) -> Result<Action> {
     if argv.as_ref().is_some_and(Vec::is_empty) {
-        return Err(usage("no command after '--'".into()));
+        return Err(usage("no command after '--'"));
     }
     match line.verb {
         Some(verb) => act_on_groups(verb, line.options, plain, argv.is_some()),
@@ -214,7 +214,7 @@ fn act_on_groups(verb: Verb, options: Options, plain: &[String], runs: bool) -> 
 }
 
 fn set(mut options: Options, plain: &[String], argv: Vec<OsString>) -> Result<Action> {
-    let Some((first, rest)) = plain.split_first() else { return Err(usage("no group given".into())) };
+    let Some((first, rest)) = plain.split_first() else { return Err(usage("no group given")) };
     let group = group(first)?;
     let of_command = [
         (options.keep, "--keep belongs to a command: without one the group stays anyway"),
@@ -233,20 +233,16 @@ fn set(mut options: Options, plain: &[String], argv: Vec<OsString>) -> Result<Ac
     ];
     let of_command = of_command.iter().filter(|_| argv.is_empty());
     if let Some((_, text)) = of_command.chain(&of_others).find(|(given, _)| *given) {
-        return Err(usage((*text).into()));
+        return Err(usage(*text));
     }
     // In the scope, cgset is called once more, with these before all.
     let inside = options.leaf && options.parent == Parent::Own;
     options.scope &= !inside;
     if options.scope && (options.leaf || options.parent != Parent::Usual) {
-        return Err(usage("--scope puts the group below a scope: no --parent, no --leaf".into()));
+        return Err(usage("--scope puts the group below a scope: no --parent, no --leaf"));
     }
     let words = words::parse_all(rest, options.force)?;
     Ok(Action::Set(Request { group, words, argv, options }))
-}
-
-pub fn usage(text: String) -> Error {
-    Error::new(Usage(text))
 }
 
 fn pid(word: &str) -> Result<i32> {

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use crate::amount::{MILLION, human};
 use crate::files;
 use crate::group::{self, Place};
-use crate::plan::parse_limit;
 
 pub struct Memory {
     /// None: no limit.
@@ -53,7 +52,7 @@ impl Dir<'_> {
     }
 
     fn limit(&self, file: &str) -> Option<u64> {
-        parse_limit(&self.text(file)?)
+        files::limit(&self.text(file)?)
     }
 
     fn keyed(&self, file: &str, key: &str) -> Option<u64> {
@@ -71,7 +70,7 @@ pub fn memory(places: &[Place]) -> Option<Memory> {
     if let Some((_, dir)) = home(places, "memory", "memory.max") {
         let swap = dir
             .text("memory.swap.max")
-            .map(|limit| Swap { limit: parse_limit(&limit), used: dir.number("memory.swap.current") });
+            .map(|limit| Swap { limit: files::limit(&limit), used: dir.number("memory.swap.current") });
         return Some(Memory {
             limit: dir.limit("memory.max"),
             used: dir.number("memory.current"),
@@ -84,7 +83,7 @@ pub fn memory(places: &[Place]) -> Option<Memory> {
     let limit = dir.limit("memory.limit_in_bytes");
     let used = dir.number("memory.usage_in_bytes");
     let swap = dir.text("memory.memsw.limit_in_bytes").map(|both| Swap {
-        limit: parse_limit(&both).map(|both| both.saturating_sub(limit.unwrap_or(both))),
+        limit: files::limit(&both).map(|both| both.saturating_sub(limit.unwrap_or(both))),
         used: dir.keyed("memory.stat", "total_swap").or_else(|| dir.keyed("memory.stat", "swap")),
     });
     let peak = dir.number("memory.max_usage_in_bytes");

@@ -62,6 +62,11 @@ pub fn first(text: &str) -> &str {
     text.split_whitespace().next().unwrap_or("")
 }
 
+/// A limit as the kernel writes it. v1 has no word for "none" but the largest number of pages.
+pub fn limit(text: &str) -> Option<u64> {
+    first(text).parse().ok().filter(|bytes| *bytes < 1 << 62)
+}
+
 /// The number behind `key` in a file of "key number" lines; the set of keys grows with the kernel.
 pub fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
@@ -86,5 +91,12 @@ mod tests {
             (keyed(text, "oom"), keyed(text, "oom_kill"), keyed(text, "kill")),
             (Some(3), Some(1), None)
         );
+    }
+
+    #[test]
+    fn no_limit_is_written_in_two_ways() {
+        assert_eq!(limit("9223372036854771712\n"), None);
+        assert_eq!(limit("max\n"), None);
+        assert_eq!(limit("4096\n"), Some(4096));
     }
 }

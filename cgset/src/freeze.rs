@@ -7,9 +7,9 @@ use anyhow::{Result, anyhow, bail};
 use unshare::fail::hint;
 
 use crate::files::{self, cannot};
+use crate::group::not_ourselves;
 use crate::group::{self, Place};
 use crate::layout::Layout;
-use crate::remove::not_ourselves;
 
 /// Longer than a task takes to come to a place where it can be held, but for those that hang in the kernel.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -106,3 +106,15 @@ pub fn name_them(pids: &[i32]) -> String {
     }
     text
 }
+
+/// Whoever kills or freezes his own group does not live to end it.
+pub fn not_ourselves(layout: &Layout, places: &[Place], what: &str) -> Result<()> {
+    let me = std::process::id();
+    for Place { hierarchy, path } in places {
+        if layout.standing(hierarchy, "self").is_ok_and(|own| hierarchy.mount.join(own).starts_with(path)) {
+            let error = anyhow!("cannot {what}: cgset itself ({me}) runs in it");
+            return Err(hint(error, "call it from outside of the group"));
+        }
+    }
+    Ok(())
+}

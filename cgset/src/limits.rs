@@ -4,11 +4,12 @@ use anyhow::{Error, Result, anyhow, bail};
 use unshare::fail::hint;
 
 use crate::amount::{Amount, MILLION};
+use crate::check::Check;
 use crate::device;
 use crate::files;
 use crate::group::Place;
 use crate::layout::Layout;
-use crate::plan::{Check, Step, parse_limit};
+use crate::step::Step;
 use crate::words::{Knob, Word};
 
 /// What all rules look at.
@@ -132,7 +133,7 @@ impl Rules<'_> {
         let Some(either) = mem.or(swap) else { return Ok(()) };
         let wish = |word: Option<&Word>| word.map(|word| self.bytes(&word.amount)).transpose();
         let (mem_wish, swap_wish) = (wish(mem)?, wish(swap)?);
-        let read = |file: &str| parse_limit(&files::read(&self.place.path.join(file)).unwrap_or_default());
+        let read = |file: &str| files::limit(&files::read(&self.place.path.join(file)).unwrap_or_default());
         let (old_limit, old_memsw) = (read(LIMIT), read(MEMSW));
         let counts_swap = self.place.hierarchy.mount.join(MEMSW).exists();
         if !counts_swap && swap.is_some_and(|word| !word.optional) {

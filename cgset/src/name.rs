@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use unshare::fail::hint;
-
-use crate::cli::usage;
+use unshare::fail::{hint, usage};
 
 /// A checked name: relative, without "." or "..", never a control file's.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,32 +3,14 @@
 //! The limits of the group itself stay root's. cgroups(7), "Delegation": the directory, and on v2 the files that
 //! /sys/kernel/cgroup/delegate lists; the first process has to be put inside by root.
 
-use std::fmt;
-
 use anyhow::Result;
 use nix::unistd::{Group, User};
+use unshare::fail::usage;
 
-use crate::cli::usage;
 use crate::files;
 use crate::group::Place;
 use crate::layout::Layout;
-use crate::plan::Step;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ids {
-    pub user: u32,
-    /// None: as it is.
-    pub group: Option<u32>,
-}
-
-impl fmt::Display for Ids {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.group {
-            Some(group) => write!(f, "{}:{group}", self.user),
-            None => write!(f, "{}", self.user),
-        }
-    }
-}
+use crate::step::{Ids, Step};
 
 /// "1000", "1000:1000", "user" or "user:group".
 pub fn ids(word: &str) -> Result<Ids> {

@@ -9,22 +9,20 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use nix::errno::Errno;
-use unshare::fail::hint;
 
 use crate::files;
 use crate::group::{self, Place};
 use crate::layout::Layout;
 use crate::name::{Group, Parent};
-use crate::remove;
 use crate::request::Request;
 use crate::sys;
 
 /// trusted.* asks for CAP_SYS_ADMIN, and cannot be forged without; user.* serves in a user namespace.
 const NAMES: [&str; 2] = ["trusted.cgset.owner", "user.cgset.owner"];
 
-enum Owner {
+pub enum Owner {
     /// This many, where the number is known.
     Alive(String),
     Gone,
@@ -32,7 +30,7 @@ enum Owner {
 }
 
 /// At the end of the mark of a directory above the group: others may use it too.
-const LEVEL: &str = " level";
+pub const LEVEL: &str = " level";
 
 /// What the mark says: to be made before the group is, so that nothing lies between the group and its mark.
 pub fn me() -> Option<String> {
@@ -46,14 +44,14 @@ pub fn mark(dir: &Path, me: Option<&String>, level: bool) {
     let _ = NAMES.iter().any(|name| sys::set_xattr(dir, name, &text).is_ok());
 }
 
-fn unmark(layout: &Layout, request: &Request) -> Result<()> {
+pub fn unmark(layout: &Layout, request: &Request) -> Result<()> {
     for place in group::existing(layout, &request.options.parent, &request.group)? {
         let _ = NAMES.iter().any(|name| sys::remove_xattr(&place.path, name).is_ok());
     }
     Ok(())
 }
 
-fn read_mark(dir: &Path) -> Option<String> {
+pub fn read_mark(dir: &Path) -> Option<String> {
     NAMES.iter().find_map(|name| sys::get_xattr(dir, name).ok())
 }
 
@@ -69,7 +67,7 @@ fn start_time(stat: &str) -> Option<&str> {
     stat.rsplit_once(") ")?.1.split(' ').nth(19)
 }
 
-fn owner(mark: Option<&str>) -> Owner {
+pub fn owner(mark: Option<&str>) -> Owner {
     let Some(mark) = mark.map(|mark| mark.trim_end_matches(LEVEL)) else { return Owner::None };
     let mut parts = mark.split(' ');
     let (Some(pid), Some(_), Some(namespace)) = (parts.next(), parts.next(), parts.next()) else {
@@ -86,37 +84,6 @@ fn owner(mark: Option<&str>) -> Owner {
     }
 }
 
-/// Clears what a killed run of the same name left; refuses to enter what another run will tear down.
-pub fn settle(layout: &Layout, request: &Request) -> Result<()> {
-    let name = &request.group.0;
-    let Some(tracker) = layout.tracker() else { return Ok(()) };
-    let place = Place::new(layout, tracker, &request.options.parent, &request.group)?;
-    let mark = read_mark(&place.path);
-    let level = mark.as_ref().is_some_and(|mark| mark.ends_with(LEVEL));
-    match owner(mark.as_deref()) {
-        // Groups of others may lie below a level: it goes only when it is empty.
-        Owner::Gone if request.runs() && level => {
-            let places = group::existing(layout, &request.options.parent, &request.group)?;
-            rmdir_all(&places);
-            Ok(())
-        }
-        Owner::Gone if request.runs() => {
-            let places = group::existing(layout, &request.options.parent, &request.group)?;
-            remove::remove(layout, &places, name)?;
-            sweep_levels(layout, &request.options.parent, &request.group)
-        }
-        // Set from outside, it is the caller's from now on: no run removes it any more.
-        Owner::Gone => unmark(layout, request),
-        Owner::Alive(_) if level && !request.runs() => unmark(layout, request),
-        Owner::Alive(_) if level => Ok(()),
-        Owner::Alive(pid) if request.runs() => {
-            let error = anyhow!("group '{name}' belongs to a running cgset ({pid}) and ends with it");
-            Err(hint(error, format!("to share a group make it first: cgset {name}; every run then joins it")))
-        }
-        Owner::Alive(_) | Owner::None => Ok(()),
-    }
-}
-
 /// False where somebody has claimed a directory that this run made above its group.
 pub fn still_mine(dir: &Path) -> bool {
     match read_mark(dir) {
@@ -129,7 +96,7 @@ pub fn still_mine(dir: &Path) -> bool {
 }
 
 /// The one by which the rest is found last, and only while the rest went: else the next run tries again.
-fn rmdir_all(places: &[Place]) -> bool {
+pub fn rmdir_all(places: &[Place]) -> bool {
     places.iter().rev().all(|place| files::rmdir(&place.path).is_ok())
 }
 

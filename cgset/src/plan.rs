@@ -3,104 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Error, Result, anyhow, bail};
-use unshare::fail::hint;
+use unshare::fail::{hint, usage};
 
-use crate::cli::usage;
 use crate::files;
 use crate::group::{self, Place};
 use crate::layout::{Hierarchy, LEAF, Layout};
 use crate::limits::Rules;
 use crate::name::Parent;
-use crate::own::{self, Ids};
+use crate::own;
 use crate::request::{Options, Request};
+use crate::step::{Plan, Step};
 use crate::systemd;
 use crate::words::{Knob, Word};
-
-/// One change, with what its undo needs.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    MakeDir(PathBuf),
-    /// The new directory lives as long as this cgset: say so on it.
-    Mark {
-        dir: PathBuf,
-        /// It stands above the group, and others may use it meanwhile.
-        level: bool,
-    },
-    /// v1 cpuset: nobody may enter before these are filled.
-    Inherit(PathBuf),
-    /// Hand a v2 controller down from this level.
-    Enable {
-        level: PathBuf,
-        controller: String,
-    },
-    /// Refuse a limit below what is in use; v1 does, v2 would kill.
-    MakeRoom {
-        dir: PathBuf,
-        bytes: u64,
-    },
-    /// One of these files must be there, of which each is written if it is.
-    NeedOne(Vec<PathBuf>),
-    Write {
-        file: PathBuf,
-        value: String,
-        check: Check,
-        optional: bool,
-    },
-    /// v1: who is in the group already is not yet in a tree that it did not use before.
-    Gather {
-        from: Vec<PathBuf>,
-        into: Place,
-    },
-    Own {
-        dir: PathBuf,
-        files: Vec<String>,
-        ids: Ids,
-    },
-    Move {
-        pid: i32,
-        file: PathBuf,
-        back: Option<PathBuf>,
-    },
-}
-
-/// What reading back must give: the kernel takes some wrong values without a word.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Check {
-    /// Rounded down to pages; None is no limit.
-    Bytes(Option<u64>),
-    /// The first word.
-    Word(String),
-    /// The same processors or memory nodes.
-    List(String),
-    /// One value of one device: "8:0 rbps=1 wbps=max" on v2, where it has a key; "8:0 1" on v1. A device
-    /// without limits has no line.
-    Device {
-        disk: String,
-        key: &'static str,
-        value: String,
-        none: &'static str,
-    },
-    /// What the user wrote, word by word.
-    Text(String),
-    Any,
-}
-
-pub struct Plan {
-    pub steps: Vec<Step>,
-    /// Where the command goes, the tracker's first.
-    pub places: Vec<Place>,
-    /// The group does not exist yet.
-    pub fresh: bool,
-    /// v1, and a kill for memory is to end all that runs inside.
-    pub as_unit: bool,
-    /// What the user should know beforehand.
-    pub notes: Vec<String>,
-}
-
-/// A limit as the kernel writes it. v1 has no word for "none" but the largest number of pages.
-pub fn parse_limit(text: &str) -> Option<u64> {
-    files::first(text).parse().ok().filter(|bytes| *bytes < 1 << 62)
-}
 
 pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
     let words = offered(layout, &request.words)?;
@@ -136,7 +50,7 @@ pub fn plan(layout: &Layout, request: &Request) -> Result<Plan> {
 fn below(layout: &Layout, request: &Request) -> Result<()> {
     let Options { parent, leaf, .. } = &request.options;
     if *leaf && !layout.below_own(parent) {
-        return Err(usage("--leaf belongs to --parent .".into()));
+        return Err(usage("--leaf belongs to --parent ."));
     }
     match parent {
         Parent::Group(above) if group::existing(layout, &Parent::Root, above)?.is_empty() => {
@@ -291,16 +205,4 @@ fn moves(plan: &mut Plan, layout: &Layout, request: &Request) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_limit_is_written_in_two_ways() {
-        assert_eq!(parse_limit("9223372036854771712\n"), None);
-        assert_eq!(parse_limit("max\n"), None);
-        assert_eq!(parse_limit("4096\n"), Some(4096));
-    }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Error, Result, bail};
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -48,7 +48,7 @@ pub fn remove_named(
 
 /// A group that is not there is as asked.
 pub fn remove(layout: &Layout, places: &[Place], name: &str) -> Result<()> {
-    not_ourselves(layout, places, &format!("remove '{name}'"))?;
+    group::not_ourselves(layout, places, &format!("remove '{name}'"))?;
     let deadline = Instant::now() + LIMIT;
     // Most often nobody is left, and then this is all.
     let mut left = remove_empty(places)?;
@@ -70,7 +70,7 @@ pub fn remove(layout: &Layout, places: &[Place], name: &str) -> Result<()> {
 
 /// Ends all that runs in the group; the group stays.
 pub fn kill(layout: &Layout, places: &[Place], name: &str) -> Result<()> {
-    not_ourselves(layout, places, &format!("kill '{name}'"))?;
+    group::not_ourselves(layout, places, &format!("kill '{name}'"))?;
     kill_members(places)
 }
 
@@ -89,18 +89,6 @@ pub fn kill_members(places: &[Place]) -> Result<()> {
         wait_for_change(places, pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
-}
-
-/// Whoever kills or freezes his own group does not live to end it.
-pub fn not_ourselves(layout: &Layout, places: &[Place], what: &str) -> Result<()> {
-    let me = std::process::id();
-    for Place { hierarchy, path } in places {
-        if layout.standing(hierarchy, "self").is_ok_and(|own| hierarchy.mount.join(own).starts_with(path)) {
-            let error = anyhow!("cannot {what}: cgset itself ({me}) runs in it");
-            return Err(hint(error, "call it from outside of the group"));
-        }
-    }
-    Ok(())
 }
 
 fn stuck(left: &[PathBuf], places: &[Place]) -> Error {

@@ -29,11 +29,11 @@ use crate::group::{self, Place};
 use crate::layout::Layout;
 use crate::oom::{self, Watch};
 use crate::owner;
-use crate::plan::Plan;
 use crate::refusal;
 use crate::remove;
 use crate::report::{End, Report};
 use crate::request::Request;
+use crate::step::Plan;
 
 const STATUSES: Statuses = Statuses { usage: 2, failure: 125 };
 

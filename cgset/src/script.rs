@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::plan::{Plan, Step};
 use crate::request::Request;
+use crate::step::{Plan, Step};
 
 impl Plan {
     pub fn script(&self, request: &Request) -> String {

@@ -6,10 +6,10 @@ use unshare::fail;
 
 use crate::amount::{MILLION, human, human_cpu};
 use crate::counters::{self, Cpu, Memory, Procs, Swap};
+use crate::files;
 use crate::freeze;
 use crate::group::{self, Place};
 use crate::name::Group;
-use crate::plan::parse_limit;
 
 pub fn show(places: &[Place], name: &Group, as_json: bool) -> Result<()> {
     let facts = Facts {
@@ -123,7 +123,7 @@ fn lesser(places: &[Place]) -> Vec<Setting> {
         [("high", "memory.high", "max"), ("low", "memory.low", "0"), ("min", "memory.min", "0")]
     {
         let Some(text) = setting("memory", file).filter(|text| text != usual) else { continue };
-        let bytes = parse_limit(&text);
+        let bytes = files::limit(&text);
         all.push(Setting { word, text: bytes.map_or(text, human), exact: json!(bytes) });
     }
     let weight = counters::cpu(places).and_then(|c| c.weight).map(|weight| weight.to_string());

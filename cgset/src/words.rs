@@ -1,10 +1,9 @@
 //! words: the limits by name, one language for v1 and v2, and the file names that go beside it.
 
 use anyhow::Result;
-use unshare::fail::hint;
+use unshare::fail::{hint, usage};
 
 use crate::amount::{self, Amount, PROCS_MOST};
-use crate::cli::usage;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Knob {

@@ -21,6 +21,10 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+pub fn usage(text: impl Into<String>) -> Error {
+    Usage(text.into()).into()
+}
+
 /// A word of the command line that must be text: what is not UTF-8 is misuse.
 pub fn text(word: OsString) -> Result<String> {
     word.into_string().map_err(|odd| Usage(format!("not valid text: '{}'", odd.to_string_lossy())).into())
