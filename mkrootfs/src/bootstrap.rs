@@ -75,6 +75,8 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     let index = index(&texts);
     progress.detail(&format!("{} packages in the index, {:.1?}", index.len(), started.elapsed()));
     let selection = select(job, &index, &suites)?;
+    // Its room is wanted for what is unpacked.
+    drop(index);
     let done = site.make(&suites, &selection, &texts, Some(&request))?;
     site.finish(done)?;
     match &job.options.lock {

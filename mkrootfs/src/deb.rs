@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use anyhow::{Context, Result, anyhow, bail};
 use lzma_rust2::XzReader;
 
+use crate::xz;
+
 /// Control members are small; one that is not is meant to fill the memory.
 const CONTROL_LIMIT: u64 = 64 << 20;
 
@@ -59,10 +61,13 @@ fn members(bytes: &[u8]) -> Result<Vec<(&str, &[u8])>> {
     Ok(found)
 }
 
-/// By the end of a file's name the reader of what is packed in it.
+/// By the end of a file's name the reader of what is packed in it. The caller knows that the bytes are the right ones.
 pub fn unpacker<'a>(name: &str, packed: &'a [u8]) -> Result<Box<dyn Read + 'a>> {
     Ok(match name.rsplit('.').next() {
-        Some("xz") => Box::new(XzReader::new(packed, true)),
+        Some("xz") => match xz::reader(packed) {
+            Some(reader) => Box::new(reader),
+            None => Box::new(XzReader::new(packed, true)),
+        },
         Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(packed)),
         Some("zst") => Box::new(
             ruzstd::decoding::StreamingDecoder::new(packed)

@@ -1,6 +1,7 @@
 //! packages: the index of an archive (Packages; deb822(5), Debian Policy chapter 7): one pass over 50 MB.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use memchr::memchr;
 
@@ -51,6 +52,8 @@ pub struct Index<'a> {
     all: Vec<Package<'a>>,
     /// Of several versions of a name the highest.
     by_name: HashMap<&'a str, u32>,
+    /// The others.
+    older: HashSet<u32>,
     providers: HashMap<&'a str, Vec<(u32, Option<&'a str>)>>,
 }
 
@@ -66,6 +69,8 @@ pub struct Term<'a> {
 impl<'a> Index<'a> {
     /// Adds the stanzas of one Packages file; of the same version in several suites the first counts.
     pub fn add(&mut self, text: &'a str, suite: usize) {
+        // Room at once for what Debian's indexes have: they take 800 bytes a package.
+        self.by_name.reserve(text.len() / 800);
         let bytes = text.as_bytes();
         let mut start = 0;
         while start < bytes.len() {
@@ -79,10 +84,17 @@ impl<'a> Index<'a> {
 
     fn insert(&mut self, package: Package<'a>, provides: Option<&'a str>) {
         let number = self.all.len() as u32;
-        match self.by_name.get(package.name) {
-            Some(old) if version::compare(self.all[*old as usize].version, package.version).is_ge() => return,
-            _ => self.by_name.insert(package.name, number),
-        };
+        match self.by_name.entry(package.name) {
+            Entry::Vacant(place) => drop(place.insert(number)),
+            Entry::Occupied(mut place) => {
+                let old = *place.get();
+                if version::compare(self.all[old as usize].version, package.version).is_ge() {
+                    return;
+                }
+                place.insert(number);
+                self.older.insert(old);
+            }
+        }
         self.all.push(package);
         for term in groups(provides.unwrap_or("")).flatten() {
             let version = term.bound.map(|(_, version)| version);
@@ -100,18 +112,15 @@ impl<'a> Index<'a> {
             .get(name)
             .into_iter()
             .flatten()
-            .map(|(number, version)| (&self.all[*number as usize], *version))
             // An older version of a package may have provided what the newest does not.
-            .filter(|(package, _)| {
-                self.get(package.name).is_some_and(|newest| std::ptr::eq(newest.text, package.text))
-            })
+            .filter(|(number, _)| !self.older.contains(number))
+            .map(|(number, version)| (&self.all[*number as usize], *version))
     }
 
     /// The newest version of each package, in the order of the index.
     pub fn packages(&self) -> impl Iterator<Item = &Package<'a>> {
-        self.all
-            .iter()
-            .filter(|package| self.get(package.name).is_some_and(|p| std::ptr::eq(p.text, package.text)))
+        let all = (0..).zip(&self.all);
+        all.filter(|(number, _)| !self.older.contains(number)).map(|(_, package)| package)
     }
 
     pub fn len(&self) -> usize {
