@@ -12,6 +12,7 @@ fn help_and_version_end_well_and_misuse_is_2() {
     assert!(run("netns", &["-V"]).ended_with(0).out.starts_with("netns (slipway) "));
     run("netns", &["fly"]).ended_with(2).said("'fly'");
     run("netns", &["exec"]).ended_with(125);
+    run("netns", &["pids", "--json", "none-of-that-name"]).ended_with(1).printed("");
 }
 
 #[test]
@@ -186,6 +187,40 @@ fn del_wait_does_not_wait_for_a_namespace_with_a_second_name() {
         : >/run/netns/alias; mount --bind /run/netns/web /run/netns/alias
         netns del --wait web 2>$T/err; says "lives on as 'alias'"
         netns exec alias ip link show eth0 >/dev/null
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn the_namespace_of_a_process_gets_a_name_and_outlives_it() {
+    net(r#"
+        mkfifo $T/f; unshare -n sh -c 'read x <$T/f' & p=$!
+        while [ "$(readlink /proc/$p/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do :; done
+        same "$(netns attach -n web $p)" "attach web pid:$p"; same "$(netns list)" ""
+        netns attach web $p; same "net:[$(stat -L -c %i /run/netns/web)]" "$(readlink /proc/$p/ns/net)"
+        same "$(netns attach --json web pid:$p)" '{"addresses":[],"changes":[],"dry_run":false}'
+        netns attach again /run/netns/web; same "$(ip netns list | sort)" "$(printf 'again\nweb')"
+        netns add other; : >/run/netns/stale
+        fails 1 netns attach other $p; says "cannot attach 'other': it is the name of another namespace"
+        netns attach stale $p 2>$T/err; says "was stale"; netns del --force again stale 2>/dev/null
+        echo >$T/f; wait $p
+        fails 1 netns attach new $p; says "no such process"; fails 1 netns attach new /etc/passwd; says "not a namespace"
+        netns switch add br0; netns link web:eth0 br0 --no-check
+        same "$(netns list | cut -d' ' -f1,2)" "$(printf 'other live\nweb live')"
+    "#)
+    .ended_with(0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn all_names_go_or_none() {
+    net(r#"
+        netns del --all; netns add a b; : >/run/netns/stale
+        mkfifo $T/f; netns exec b sh -c 'read x <$T/f' & p=$!; while ! netns pids b | grep -q .; do kill -0 $p; done
+        fails 1 netns del --all; says "cannot delete 'b'"; same "$(netns list | wc -l)" 3
+        echo >$T/f; wait $p
+        same "$(netns del -n --all | xargs)" "del a del b del stale"; netns del --wait --all; same "$(ls /run/netns)" ""
     "#)
     .ended_with(0);
 }

@@ -24,8 +24,10 @@ Usage: netns COMMAND [ARGUMENT...]
 Named network namespaces, and the links and switches between them.
 
   add NAME...               make namespaces; no change to those that live
+  attach NAME PID|TARGET    give the namespace of a process a name
   del NAME...               delete them, and what is published for them; refused
                             while processes are inside
+      --all                 all that there are
       --wait                come back when the far ends of their links are gone
       --force               also when in use: takes the name and links away
       --if-exists           a missing name is no error
@@ -100,6 +102,7 @@ pub enum Command {
     Make { statement: Statement, manner: Manner },
     Apply { file: PathBuf, manner: Manner },
     Diff { file: PathBuf, json: bool },
+    Attach { name: String, target: Target, manner: Manner },
     Delete(delete::Options),
     List { json: bool },
     Pids { target: Target, json: bool },
@@ -127,6 +130,7 @@ pub fn parse(mut parser: lexopt::Parser) -> (Statuses, Result<Command>) {
     let command = match word.to_str().unwrap_or_default() {
         "add" => make(&mut parser, |parser, extra| words::add(parser, extra)),
         "apply" => apply(&mut parser),
+        "attach" => attach(&mut parser),
         // As of diff(1), 1 says that there is a difference.
         "diff" => return (Statuses { usage: 2, failure: 2 }, diff(&mut parser)),
         "del" | "delete" => delete(&mut parser),
@@ -173,6 +177,7 @@ fn delete(parser: &mut lexopt::Parser) -> Result<Command> {
             Long("wait") => options.wait = true,
             Long("force") => options.force = true,
             Long("if-exists") => options.if_exists = true,
+            Long("all") => options.all = true,
             Value(value) => options.names.push(name(value)?),
             other => {
                 if let Some(instead) = how(&mut options.manner, other)? {
@@ -181,8 +186,27 @@ fn delete(parser: &mut lexopt::Parser) -> Result<Command> {
             }
         }
     }
-    options.names = some(options.names)?;
+    if !options.all {
+        options.names = some(options.names)?;
+    } else if !options.names.is_empty() {
+        return Err(usage("--all leaves no name to be given"));
+    }
     Ok(Command::Delete(options))
+}
+
+fn attach(parser: &mut lexopt::Parser) -> Result<Command> {
+    with_words(parser, |words, manner| {
+        let Ok([to, process]) = <[OsString; 2]>::try_from(words) else {
+            return Err(usage("attach needs a name and a process"));
+        };
+        Ok(Command::Attach { name: name(to)?, target: process_or_target(&text(process)?)?, manner })
+    })
+}
+
+/// Where only a process is meant, its number alone is enough.
+fn process_or_target(given: &str) -> Result<Target> {
+    let number = !given.is_empty() && given.bytes().all(|b| b.is_ascii_digit());
+    word(Target::parse(&if number { format!("pid:{given}") } else { given.to_owned() }))
 }
 
 fn list(parser: &mut lexopt::Parser) -> Result<Command> {

@@ -31,6 +31,8 @@ pub struct Options {
     pub wait: bool,
     pub force: bool,
     pub if_exists: bool,
+    /// Every name that there is.
+    pub all: bool,
     pub manner: Manner,
 }
 
@@ -74,7 +76,15 @@ pub fn delete(options: &Options) -> Result<()> {
         doomed.in_use.push((name.to_owned(), pids));
         Ok(())
     };
-    let removal = Removal::plan(&options.names, check, options.if_exists)?;
+    let all: Vec<String>;
+    let names = if options.all {
+        all = store::entries()?.into_iter().map(|entry| entry.name).collect();
+        &all
+    } else {
+        &options.names
+    };
+    // One of all that somebody else deletes at the same time is not missed.
+    let removal = Removal::plan(names, check, options.if_exists || options.all)?;
     let leads_there = |entry: &Entry| removal.names.contains(&&*entry.spec.target.label());
     let withdrawal = Withdrawal::plan(leads_there)?;
     let mut changes: Vec<String> =
@@ -84,6 +94,8 @@ pub fn delete(options: &Options) -> Result<()> {
         return options.manner.tell(&changes, &[]);
     }
     withdrawal.map_or(Ok(()), Withdrawal::act_and_say)?;
+    // While the names are there: killed afterwards, the next one would not know whose ports they were.
+    close_ports(&doomed, &removal.names, &signals)?;
     removal.act()?;
     for (name, pids) in &doomed.in_use {
         cut(socket.as_mut().expect("opened for --force"), &links, name)?;
@@ -95,7 +107,6 @@ pub fn delete(options: &Options) -> Result<()> {
             ),
         );
     }
-    close_ports(&doomed, &signals)?;
     if let Some(listener) = &mut listener {
         wait_until_gone(listener, doomed, &signals)?;
     }
@@ -103,11 +114,12 @@ pub fn delete(options: &Options) -> Result<()> {
 }
 
 /// A bridge of Linux forgets a port with its device; Open vSwitch does not.
-fn close_ports(doomed: &Doomed, signals: &Signals) -> Result<()> {
+fn close_ports(doomed: &Doomed, going: &[&str], signals: &Signals) -> Result<()> {
     if !ovs::is_here() {
         return Ok(());
     }
-    let others = store::entries()?;
+    let mut others = store::entries()?;
+    others.retain(|entry| !going.contains(&&*entry.name));
     let ends = |inode: u64| others.iter().all(|entry| entry.inode != Some(inode));
     let ended = doomed.names.iter().filter(|(_, inode)| ends(*inode)).map(|(name, _)| name.as_str());
     let cut = doomed.in_use.iter().map(|(name, _)| name.as_str());

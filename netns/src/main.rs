@@ -3,6 +3,7 @@
 mod address;
 mod announce;
 mod apply;
+mod attach;
 mod chains;
 mod cli;
 mod delete;
@@ -63,6 +64,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Make { statement, manner } => apply::one(statement, manner),
         Command::Apply { file, manner } => apply::file(&file, manner),
         Command::Diff { file, json } => return apply::diff(&file, json).map(ExitCode::from),
+        Command::Attach { name, target, manner } => attach::attach(&name, &target, manner),
         Command::Delete(options) => delete::delete(&options),
         Command::List { json } => list::list(json),
         Command::Pids { target, json } => pids::pids(&target, json),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -246,12 +246,27 @@ pub fn add(machine: &mut Machine, names: &[&str]) -> Result<()> {
             // Complete before it has a name: what is killed here leaves an empty file at most.
             unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
             sys::loopback_up().context("cannot switch 'lo' on")?;
-            mount(Some(OWN), &path(name), None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .with_context(|| format!("cannot mount the namespace on '{}'", path(name).display()))?;
+            mount_on_name(OWN, name)?;
         }
         machine.signals.check()?;
     }
     Ok(())
+}
+
+/// Names a namespace that lives already.
+pub fn attach(machine: &mut Machine, name: &str, namespace: &OwnedFd) -> Result<()> {
+    let _lock = lock(true)?;
+    share_directory()?;
+    if !take_name(name)? {
+        bail!("it is the name of another namespace");
+    }
+    machine.did(Undo::Name(name.to_owned()));
+    mount_on_name(&format!("/proc/self/fd/{}", namespace.as_raw_fd()), name)
+}
+
+fn mount_on_name(namespace: &str, name: &str) -> Result<()> {
+    mount(Some(namespace), &path(name), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("cannot mount the namespace on '{}'", path(name).display()))
 }
 
 /// Makes the empty file; false when the name has a living namespace. A stale one is taken over.

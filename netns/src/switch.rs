@@ -25,6 +25,11 @@ pub fn is_ours(link: &Link) -> bool {
     link.alias == MARK
 }
 
+/// One that a killed command has left, or somebody has made and not switched on.
+fn is_unfinished(link: &Link) -> bool {
+    !link.up && link.alias.is_empty()
+}
+
 /// What a switch is asked to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SwitchSpec {
@@ -91,7 +96,9 @@ pub fn plan(machine: &mut Machine, spec: &SwitchSpec) -> Result<State> {
         None => Vec::new(),
     };
     match (&link, spec.mtu) {
-        (Some(link), Some(mtu)) if link.mtu != mtu => bail!("it exists with mtu '{}', not '{mtu}'", link.mtu),
+        (Some(link), Some(mtu)) if link.mtu != mtu && !is_unfinished(link) => {
+            bail!("it exists with mtu '{}', not '{mtu}'", link.mtu)
+        }
         _ => {}
     }
     let uplink = match &spec.uplink {
@@ -171,7 +178,15 @@ pub fn make(machine: &mut Machine, spec: &SwitchSpec, state: &State) -> Result<b
         }
     };
     if !link.up {
-        machine.outside.tell(vec![rtnl::set_up(&spec.name)])?;
+        let mut on = Vec::new();
+        if is_unfinished(&link) {
+            on.push(rtnl::set_alias(&spec.name, MARK));
+            // Not at birth, so that it stays when ports come (net/bridge, br_change_mtu).
+            let mtu = spec.mtu.filter(|_| link.kind == "bridge");
+            on.extend(mtu.map(|mtu| rtnl::set_mtu(&spec.name, mtu)));
+        }
+        on.push(rtnl::set_up(&spec.name));
+        machine.outside.tell(on)?;
     }
     machine.signals.check()?;
     for cidr in &state.missing {
@@ -207,7 +222,6 @@ fn make_ovs_bridge(machine: &mut Machine, spec: &SwitchSpec) -> Result<bool> {
     let new = ovs.add_bridge(&spec.name, netdev, mac, spec.mtu, cancel)?;
     if new {
         machine.did(Undo::Bridge(spec.name.clone()));
-        machine.outside.tell(vec![rtnl::set_alias(&spec.name, MARK)])?;
     }
     Ok(new)
 }
@@ -219,10 +233,6 @@ fn make_bridge(machine: &mut Machine, spec: &SwitchSpec) -> Result<bool> {
         done => {
             done?;
             machine.did(Undo::Device(spec.name.clone()));
-            // Set later and not at birth, so that it stays when ports come (net/bridge, br_change_mtu).
-            let mut more = vec![rtnl::set_alias(&spec.name, MARK)];
-            more.extend(spec.mtu.map(|mtu| rtnl::set_mtu(&spec.name, mtu)));
-            machine.outside.tell(more)?;
             Ok(true)
         }
     }
