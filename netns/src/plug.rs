@@ -143,9 +143,7 @@ pub fn pull(machine: &mut Machine, outer: &[Link]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    // No links any more, from before they are no ports: killed in between, the next link replaces them.
-    let unmark = names.iter().map(|name| rtnl::set_alias(name, "")).collect();
-    let _ = machine.outside.tell(unmark); // one that has gone needs none
+    unmark(&mut machine.outside, names.iter().copied());
     let done = match machine.ovs() {
         Ok(Some((ovs, cancel))) => ovs.delete_ports(&names, cancel),
         Ok(None) => Ok(()),
@@ -158,16 +156,27 @@ pub fn pull(machine: &mut Machine, outer: &[Link]) -> Result<()> {
     Ok(())
 }
 
-/// After ships have ended, with them the devices: the ports of their links.
+/// Before ships end, and with them the devices: the ports of their links, as in `pull`.
 pub fn forget(ships: &[&str], signals: &Signals) {
-    let done = match Ovs::find() {
-        Ok(Some(mut ovs)) => ovs.delete_ports_of(ships, Some(signals)),
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
+    let close = || {
+        let Some(mut ovs) = Ovs::find()? else { return Ok(()) };
+        let mut outside = Socket::open()?;
+        let links = rtnl::all_links(&mut outside)?;
+        let theirs = |link: &&Link| {
+            link.master.is_none() && belongs_to(link).is_some_and(|(ship, _)| ships.contains(&ship))
+        };
+        unmark(&mut outside, links.iter().filter(theirs).map(|link| &*link.name));
+        ovs.delete_ports_of(ships, Some(signals))
     };
+    let done: Result<()> = close();
     if let Err(error) = done {
         say("netns", &format!("note: cannot close the ports of '{}': {error:#}", ships.join("' '")));
     }
+}
+
+/// No links any more, from before they are no ports: killed in between, the next link replaces them.
+fn unmark<'a>(outside: &mut Socket, outer: impl Iterator<Item = &'a str>) {
+    let _ = outside.tell(outer.map(|name| rtnl::set_alias(name, "")).collect()); // one that has gone needs none
 }
 
 impl Plug {
