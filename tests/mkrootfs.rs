@@ -972,7 +972,7 @@ fn what_is_unsigned_or_changed_is_refused() {
     fs::write(&index, bytes).unwrap();
     finish(archive.command(&["--release-sha256", &pin], &archive.url()), "")
         .ended_with(4)
-        .said("the index says");
+        .said("the Release file says");
     archive.nothing_is_left();
 }
 
@@ -997,7 +997,7 @@ fn an_index_of_another_day_is_looked_for_again_or_told() {
     fs::write(archive.place.at("mirror/dists/bookworm-security/main/binary-amd64/Packages.gz"), index)
         .unwrap();
     let said = run(&[]).ended_with(4).said("index of 'bookworm-security' do not belong together");
-    said.said(" bytes, the index says ").said("--no-updates");
+    said.said(" bytes, the Release file says ").said("--no-updates");
     archive.nothing_is_left();
 }
 
@@ -1709,6 +1709,10 @@ fn a_packed_root_is_the_same_each_time() {
     let first = sha256(&pack("a.tar", &["--no-base", "--jobs=1"]));
     assert_eq!(first, sha256(&pack("b.tar", &["--jobs=8"])), "other threads");
     assert_eq!(first, sha256(&pack("c.tar", &[])), "from a base");
+    for file in ["a.tar", "b.tar", "c.tar"] {
+        let mode = fs::metadata(archive.place.at(file)).unwrap().mode();
+        assert_eq!(mode & 0o022, 0, "{file} may be written by anybody: {mode:o}");
+    }
     let dir = pack("root", &[]);
     mkrootfs(&["pack"], &[&dir, &archive.place.at("d.tar")]).ended_with(0);
     let mut command = Command::new(tool("mkrootfs"));

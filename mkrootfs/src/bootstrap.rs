@@ -219,7 +219,7 @@ impl Site<'_> {
 
     fn install(&self, suites: &[Suite], selection: &Selection, texts: &[Text]) -> Result<()> {
         let (job, options) = (self.job, &self.job.options);
-        crate::sys::umask(0o022);
+        let _mask = crate::sys::Umask::set(0o022);
         let tree = Tree::open(self.root)?;
         tree::lay_out(&tree, &job.arch, merged(job, suites))?;
         hook::run("setup-hook", &options.setup_hooks, self.root, self.progress)?;

@@ -128,7 +128,7 @@ fn inner(root: &Path, packages: &[Installed], devices: bool, say: OwnedFd) -> Re
     // Only speed is lost without.
     let _ = sys::swallow_sync();
     caps::reduce(Caps::parse(CAPS)?)?;
-    sys::umask(0o022);
+    let _mask = sys::Umask::set(0o022);
     // Of all preinst scripts base-passwd's must be the first: it makes the users that others refer to.
     let (first, rest): (Vec<_>, Vec<_>) = packages.iter().partition(|p| p.package.name == "base-passwd");
     for package in first.into_iter().chain(rest) {

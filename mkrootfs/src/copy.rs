@@ -85,7 +85,7 @@ pub fn copy(source: BorrowedFd<'_>, name: &Path, to: BorrowedFd<'_>, sharing: Sh
         queue: Mutex::default(),
         changed: Condvar::new(),
     };
-    sys::umask(0);
+    let _mask = sys::Umask::set(0);
     let top = Place {
         from: source.try_clone_to_owned()?,
         to: to.try_clone_to_owned()?,

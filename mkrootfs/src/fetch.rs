@@ -44,6 +44,13 @@ pub struct Wanted {
     pub wrong: Kind,
 }
 
+impl Wanted {
+    /// Who says what it must be.
+    fn by(&self) -> &'static str {
+        if self.wrong == Kind::Trust { "the Release file" } else { "the index" }
+    }
+}
+
 pub struct Fetcher {
     agent: Agent,
     offline: bool,
@@ -199,13 +206,14 @@ impl Fetcher {
                 Answer::NotThere(said) => return Err(Failure::Missing(said)),
                 Answer::TooShort => {
                     file.set_len(0).map_err(disk)?;
-                    let text = format!("'{url}' ends after {have} bytes, the index says {}", wanted.size);
+                    let text =
+                        format!("'{url}' ends after {have} bytes, {} says {}", wanted.by(), wanted.size);
                     return Err(Failure::Lasting(wanted.wrong.error(text)));
                 }
             };
             if let Some(total) = total.filter(|total| *total != wanted.size) {
                 file.set_len(0).map_err(disk)?;
-                let text = format!("'{url}' has {total} bytes, the index says {}", wanted.size);
+                let text = format!("'{url}' has {total} bytes, {} says {}", wanted.by(), wanted.size);
                 return Err(Failure::Lasting(wanted.wrong.error(text)));
             }
             if from != have {
@@ -220,9 +228,9 @@ impl Fetcher {
         }
         file.set_len(0).map_err(disk)?;
         let text = if have > wanted.size {
-            format!("'{url}' is longer than the {} bytes that the index says", wanted.size)
+            format!("'{url}' is longer than the {} bytes that {} says", wanted.size, wanted.by())
         } else {
-            format!("'{url}' has SHA-256 {got}, the index says {}", wanted.sha256)
+            format!("'{url}' has SHA-256 {got}, {} says {}", wanted.by(), wanted.sha256)
         };
         Err(Failure::Lasting(wanted.wrong.error(text)))
     }

@@ -45,7 +45,7 @@ impl Source {
 
     /// Puts the tree that it holds at `root`.
     pub fn unpack(self, root: &Path, scratch: &Path, options: &Options) -> Result<()> {
-        crate::sys::umask(0o022);
+        let _mask = crate::sys::Umask::set(0o022);
         let tree = Tree::open(root)?;
         let mut extract = Extract::new(&tree);
         extract.devices = options.devices;

@@ -7,10 +7,22 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::Result;
 use nix::errno::Errno;
 
-/// umask(2).
-pub fn umask(mask: u32) {
-    // SAFETY: no memory is involved.
-    unsafe { libc::umask(mask) };
+/// The process's umask(2), until this ends: files that are not the tree's are the user's, with his mask.
+pub struct Umask(libc::mode_t);
+
+impl Umask {
+    #[must_use]
+    pub fn set(mask: u32) -> Umask {
+        // SAFETY: umask(2) takes a number and cannot fail.
+        Umask(unsafe { libc::umask(mask) })
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::umask(self.0) };
+    }
 }
 
 /// Makes all calls that wait for the disk succeed at once, in this process and all that it becomes or starts
