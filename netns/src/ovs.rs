@@ -187,7 +187,8 @@ impl Ovs {
         }
     }
 
-    fn write_off_bridge(&mut self, name: &str, signals: Cancel<'_>) -> Result<Option<i64>> {
+    /// Takes it out of the database; gives back the count at which it is gone, None where there is none.
+    pub fn write_off_bridge(&mut self, name: &str, signals: Cancel<'_>) -> Result<Option<i64>> {
         let which = [select("Bridge", json!([["name", "==", name]]), &["_uuid"])];
         let found = self.transact(&which, signals)?;
         let Some(id) = rows(&found[0]).first().and_then(|row| uuid(&row["_uuid"])) else { return Ok(None) };

@@ -222,11 +222,6 @@ pub fn give_back(machine: &mut Machine, nic: &Link, switch: &Link) -> Result<()>
     back.extend(carry(&luggage, switch.index, nic.index));
     tell(machine, back).with_context(|| format!("cannot give '{}' back", nic.name))?;
     machine.keep();
-    if let (true, Some((ovs, _))) = (switch.kind != "bridge", machine.ovs()?) {
-        // It closes a port with the flags that it knows: the next to come would be without ARP. One that is
-        // dead closes nothing.
-        let _ = ovs.catch_up(None);
-    }
     Ok(())
 }
 

@@ -110,7 +110,7 @@ fn take_down(
         uplink::give_back(machine, nic, link)?;
     }
     let done = match plug {
-        Plug::Ovs(_) => delete_ovs_bridge(machine, name, link),
+        Plug::Ovs(_) => delete_ovs_bridge(machine, name, link, uplink.is_some()),
         _ => machine.outside.tell(vec![rtnl::delete_link(name)]),
     };
     if let (Some(nic), Plug::Ovs(_)) = (&uplink, plug) {
@@ -137,13 +137,20 @@ pub fn nat_off(name: &str, manner: Manner) -> Result<()> {
     manner.tell(had.then(|| format!("nat off {name}")).as_slice(), &[])
 }
 
-/// Where ovs-vswitchd does not do it, the bridge is out of the database all the same.
-fn delete_ovs_bridge(machine: &mut Machine, name: &str, link: Option<Link>) -> Result<()> {
-    let (ovs, cancel) = machine.ovs()?.context("Open vSwitch has gone")?;
-    let done = ovs.delete_bridge(name, cancel);
-    if done.is_err() && link.is_some_and(|link| link.kind == "tun") {
+/// Not to be stopped half-way. Where ovs-vswitchd does not do it, the bridge is out of the database all the same.
+fn delete_ovs_bridge(machine: &mut Machine, name: &str, link: Option<Link>, uplinked: bool) -> Result<()> {
+    let (ovs, _) = machine.ovs()?.context("Open vSwitch has gone")?;
+    // It closes a port with the flags that it knows: without this an uplink would be without ARP again.
+    let caught_up = if uplinked { ovs.catch_up(None) } else { Ok(()) };
+    let done = match caught_up {
+        Ok(()) => ovs.delete_bridge(name, None).map(drop),
+        // Who does not answer is not waited for twice.
+        Err(error) => ovs.write_off_bridge(name, None).and(Err(error)),
+    };
+    let is_out = done.is_err() && matches!(ovs.bridge(name, None), Ok(None));
+    if is_out && link.is_some_and(|link| link.kind == "tun") {
         // It stays when its process has died (tun(4), persistent).
         machine.outside.tell(vec![rtnl::delete_link(name)])?;
     }
-    done.map(drop)
+    done
 }
