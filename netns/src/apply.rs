@@ -9,10 +9,12 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use unshare::fail::print;
 
+use crate::add;
 use crate::address::Cidr;
+use crate::compare;
 use crate::file::{self, Line};
 use crate::filters;
-use crate::link::{self, LinkSpec, Onto};
+use crate::link::{LinkSpec, Onto};
 use crate::machine::{Machine, lock_host, need_capabilities};
 use crate::manner::Manner;
 use crate::nat::Wanted;
@@ -21,7 +23,6 @@ use crate::plug::{self, Plug};
 use crate::publish;
 use crate::rtnl;
 use crate::show;
-use crate::store;
 use crate::switch;
 use crate::tunnel;
 use crate::wire::{self, Job};
@@ -49,7 +50,7 @@ fn run(lines: &[Line], manner: Manner) -> Result<()> {
     }
     if !plan.names.is_empty() {
         let names = std::mem::take(&mut plan.names);
-        store::add(&mut machine, &names)?;
+        add::add(&mut machine, &names)?;
         machine.go_home()?;
         // Again, now that the namespaces are there and can be locked.
         plan = Plan::new(&mut machine, lines, purpose)?;
@@ -131,18 +132,14 @@ fn act(machine: &mut Machine, plan: Plan<'_>) -> Result<Outcome> {
         publish::hairpin(machine, &spec.target).map_err(|error| about(line, error))?;
     }
     let outside = !wanted.masquerade.is_empty();
-    let mut watched = new;
-    for (switch, _) in wanted.masquerade {
-        if !watched.contains(&switch) {
-            watched.push(switch);
-        }
-    }
+    let masked = wanted.masquerade.into_iter().map(|(switch, _)| switch).filter(|name| !new.contains(name));
+    let watched = new.iter().cloned().chain(masked).collect();
     Ok(Outcome { chosen, watched, outside })
 }
 
 fn make_links(
     machine: &mut Machine,
-    links: Vec<(&Line, &LinkSpec, link::State)>,
+    links: Vec<(&Line, &LinkSpec, compare::State)>,
     alone: &[String],
 ) -> Result<Vec<String>> {
     let mut plugs: Vec<(&Onto, Plug)> = Vec::new();
@@ -160,8 +157,8 @@ fn make_links(
         let plug = plugs.iter().find(|(onto, _)| *onto == &spec.onto).map(|(_, plug)| plug);
         let plug = plug.context("the switch was found")?;
         match state {
-            link::State::Present(completion) => completions.push((line, space, completion)),
-            link::State::New { leftover } => {
+            compare::State::Present(completion) => completions.push((line, space, completion)),
+            compare::State::New { leftover } => {
                 let alone = alone.iter().any(|name| name == spec.onto.name());
                 jobs.push(Job { number: line.number, spec, plug, space, leftover, alone });
             }

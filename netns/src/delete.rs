@@ -4,17 +4,15 @@
 //! cleanup_net); until then the outer ends of its links are there and a new link cannot have their names.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use nix::errno::Errno;
 use unshare::fail::{hint, say};
 
-use crate::list::belongs_to;
 use crate::manner::Manner;
+use crate::mark::belongs_to;
 use crate::netlink::{Socket, errno};
 use crate::publish::Entry;
 use crate::rtnl::{self, Link};
@@ -48,6 +46,37 @@ struct Doomed {
     names: Vec<(String, u64)>,
 }
 
+impl Doomed {
+    /// One that lives: it ends, or it is in use, and then goes by force only.
+    fn take(
+        &mut self,
+        name: &str,
+        namespace: OwnedFd,
+        force: bool,
+        socket: Option<&mut Socket>,
+        links: &[Link],
+    ) -> Result<()> {
+        let inode = store::inode(&namespace).with_context(|| format!("cannot delete '{name}'"))?;
+        let pids = store::processes_in(inode)?;
+        if !pids.is_empty() && !force {
+            let error = anyhow!("cannot delete '{name}': {} in it", count(&pids));
+            return Err(hint(error, "end them first, or take the name and the links away with --force"));
+        }
+        if !pids.is_empty() {
+            self.in_use.push((name.to_owned(), pids));
+            return Ok(());
+        }
+        self.names.push((name.to_owned(), inode));
+        let Some(socket) = socket else { return Ok(()) };
+        if let Some(id) = rtnl::namespace_id(socket, namespace.as_fd())? {
+            let ends = links.iter().filter(|link| link.peer_ns == Some(id));
+            self.outer.extend(ends.clone().map(|link| (link.index, link.name.clone())));
+            self.inodes.push((inode, ends.map(|link| link.index).collect()));
+        }
+        Ok(())
+    }
+}
+
 pub fn delete(options: &Options) -> Result<()> {
     let signals = Signals::block()?;
     // Both before the names go: afterwards nothing says which links were theirs.
@@ -55,36 +84,13 @@ pub fn delete(options: &Options) -> Result<()> {
     let mut socket = (options.wait || options.force).then(Socket::open).transpose()?;
     let links = socket.as_mut().map(rtnl::all_links).transpose()?.unwrap_or_default();
     let mut doomed = Doomed::default();
-    let check = |name: &str, namespace| {
-        let file = File::from(namespace);
-        let inode = file.metadata().with_context(|| format!("cannot stat '{name}'"))?.ino();
-        let pids = store::processes_in(inode)?;
-        if pids.is_empty() {
-            doomed.names.push((name.to_owned(), inode));
-            let Some(socket) = socket.as_mut() else { return Ok(()) };
-            if let Some(id) = rtnl::namespace_id(socket, file.as_fd())? {
-                let ends = links.iter().filter(|link| link.peer_ns == Some(id));
-                doomed.outer.extend(ends.clone().map(|link| (link.index, link.name.clone())));
-                doomed.inodes.push((inode, ends.map(|link| link.index).collect()));
-            }
-            return Ok(());
-        }
-        if !options.force {
-            let error = anyhow!("cannot delete '{name}': {} in it", count(&pids));
-            return Err(hint(error, "end them first, or take the name and the links away with --force"));
-        }
-        doomed.in_use.push((name.to_owned(), pids));
-        Ok(())
+    let names = match options.all {
+        true => store::entries()?.into_iter().map(|entry| entry.name).collect(),
+        false => options.names.clone(),
     };
-    let all: Vec<String>;
-    let names = if options.all {
-        all = store::entries()?.into_iter().map(|entry| entry.name).collect();
-        &all
-    } else {
-        &options.names
-    };
+    let check = |name: &str, namespace| doomed.take(name, namespace, options.force, socket.as_mut(), &links);
     // One of all that somebody else deletes at the same time is not missed.
-    let removal = Removal::plan(names, check, options.if_exists || options.all)?;
+    let removal = Removal::plan(&names, check, options.if_exists || options.all)?;
     let leads_there = |entry: &Entry| removal.names.contains(&&*entry.spec.target.label());
     let withdrawal = Withdrawal::plan(leads_there)?;
     let mut changes: Vec<String> =
@@ -99,13 +105,9 @@ pub fn delete(options: &Options) -> Result<()> {
     removal.act()?;
     for (name, pids) in &doomed.in_use {
         cut(socket.as_mut().expect("opened for --force"), &links, name)?;
-        say(
-            "netns",
-            &format!(
-                "note: the namespace of '{name}' lives on without name and links: {} in it",
-                count(pids)
-            ),
-        );
+        let inside = count(pids);
+        let note = format!("note: the namespace of '{name}' lives on without name and links: {inside} in it");
+        say("netns", &note);
     }
     if let Some(listener) = &mut listener {
         wait_until_gone(listener, doomed, &signals)?;

@@ -4,16 +4,11 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use unshare::fail::print;
 
-use crate::link::ALIAS;
+use crate::mark::belongs_to;
 use crate::netlink::Socket;
 use crate::ovs::{self, Ovs};
 use crate::rtnl::{self, Link};
 use crate::store;
-
-/// The link that an outer end belongs to, as (target, interface).
-pub fn belongs_to(outer: &Link) -> Option<(&str, &str)> {
-    outer.alias.strip_prefix(ALIAS)?.rsplit_once(':')
-}
 
 /// Where outer ends are plugged in.
 struct Switches {

@@ -1,11 +1,12 @@
 //! netns: named network namespaces, and the links, switches and addresses that make them a network.
 
+mod add;
 mod address;
 mod announce;
 mod apply;
-mod attach;
 mod chains;
 mod cli;
+mod compare;
 mod delete;
 mod exec;
 mod file;
@@ -16,9 +17,11 @@ mod link;
 mod list;
 mod machine;
 mod manner;
+mod mark;
 mod monitor;
 mod nat;
 mod netlink;
+mod nft;
 mod ovs;
 mod ovsdb;
 mod pids;
@@ -64,7 +67,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Make { statement, manner } => apply::one(statement, manner),
         Command::Apply { file, manner } => apply::file(&file, manner),
         Command::Diff { file, json } => return apply::diff(&file, json).map(ExitCode::from),
-        Command::Attach { name, target, manner } => attach::attach(&name, &target, manner),
+        Command::Attach { name, target, manner } => add::attach(&name, &target, manner),
         Command::Delete(options) => delete::delete(&options),
         Command::List { json } => list::list(json),
         Command::Pids { target, json } => pids::pids(&target, json),

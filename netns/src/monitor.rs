@@ -14,7 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde_json::json;
 use unshare::fail::print;
 
-use crate::list::belongs_to;
+use crate::mark::belongs_to;
 use crate::netlink::Socket;
 use crate::rtnl::{self, Link};
 use crate::signals::{Signals, Wake};

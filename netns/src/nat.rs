@@ -8,19 +8,15 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, anyhow, bail};
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use unshare::fail::{hint, say};
+use unshare::fail::say;
 
 use crate::address::Cidr;
+use crate::nft::{Nft, Ruleset, TABLE};
 use crate::publish::{self, Published};
 
-pub const TABLE: &str = "slipway";
 const MEMORY: &str = "forwarding-was-0";
 
 /// One of the two protocols.
@@ -50,66 +46,7 @@ impl Family {
     }
 }
 
-pub struct Nft(PathBuf);
-
 impl Nft {
-    /// None without the program, and on a kernel without netfilter, which can hold no rules of ours.
-    pub fn find() -> Option<Nft> {
-        if kernel_has_netfilter() { Nft::program() } else { None }
-    }
-
-    fn program() -> Option<Nft> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-        places.extend(["/usr/sbin".into(), "/sbin".into()]);
-        places.into_iter().map(|dir| dir.join("nft")).find(|file| file.is_file()).map(Nft)
-    }
-
-    pub fn need() -> Result<Nft> {
-        if !kernel_has_netfilter() {
-            bail!("NAT needs nf_tables, which this kernel does not have");
-        }
-        Nft::program().ok_or_else(|| {
-            hint(anyhow!("NAT needs the program 'nft'; iptables is not enough"), "apt-get install nftables")
-        })
-    }
-
-    /// Runs commands (libnftables-json(5)), all of them or none, and gives back what there is then.
-    ///
-    /// JSON in, not only out: told to write JSON, nft takes no commands of its own language on stdin.
-    /// Terse: the elements of other people's sets may be many.
-    fn run(&self, mut commands: Vec<Value>) -> Result<Ruleset> {
-        commands.push(json!({"list": {"ruleset": null}}));
-        let script = json!({ "nftables": commands }).to_string();
-        let program = self.0.display();
-        // To nft "-" is /dev/stdin, which a bare /dev does not have.
-        let input = if Path::new("/dev/stdin").exists() { "-" } else { "/proc/self/fd/0" };
-        let mut child = Command::new(&self.0)
-            .args(["-t", "-j", "-f", input])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot run '{program}'"))?;
-        let mut stdin = child.stdin.take().expect("stdin is a pipe");
-        // It fits into the pipe; should nft die early, its status tells.
-        let _ = stdin.write_all(script.as_bytes());
-        drop(stdin);
-        let output = child.wait_with_output().with_context(|| format!("cannot wait for '{program}'"))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("'{program}' failed: {}", said.lines().next().unwrap_or("no reason given"));
-        }
-        let mut listed: Value = serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("cannot read what '{program}' lists"))?;
-        let entries = listed["nftables"].as_array_mut().map(std::mem::take).unwrap_or_default();
-        Ok(Ruleset(entries))
-    }
-
-    pub fn ruleset(&self) -> Result<Ruleset> {
-        self.run(Vec::new())
-    }
-
     /// Masquerades what leaves the networks of switches by another interface, publishes ports, and lets the
     /// host forward.
     ///
@@ -121,27 +58,9 @@ impl Nft {
         let mut commands = Vec::new();
         let mut closed = Vec::new();
         for family in &FAMILIES {
-            let word = family.word;
-            let mut own = Vec::new();
-            let mut needed = false;
-            for (switch, networks) in &wanted.masquerade {
-                let networks: Vec<&Cidr> =
-                    networks.iter().filter(|cidr| family.is_of(cidr.address)).collect();
-                needed |= !networks.is_empty();
-                if !networks.is_empty() && !present.has_rules(word, switch, &networks) {
-                    own.extend(rules(word, switch, &networks));
-                }
-            }
-            for published in wanted.publish.iter().filter(|one| family.is_of(one.to)) {
-                needed = true;
-                own.extend(published.commands(word, &present)?);
-            }
-            let file = if needed { family.closed_switch()? } else { None };
-            if file.is_some() {
-                own.push(json!({"add": {"chain": {"family": word, "table": TABLE, "name": MEMORY}}}));
-            }
+            let (own, file) = wanted.commands(family, &present)?;
             if !own.is_empty() {
-                commands.push(json!({"add": {"table": {"family": word, "name": TABLE}}}));
+                commands.push(json!({"add": {"table": {"family": family.word, "name": TABLE}}}));
                 commands.extend(own);
             }
             closed.extend(file.map(|file| (family, file)));
@@ -233,39 +152,33 @@ pub struct Wanted {
     pub publish: Vec<Published>,
 }
 
-fn kernel_has_netfilter() -> bool {
-    let opened =
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter);
-    opened.err() != Some(Errno::EPROTONOSUPPORT)
+impl Wanted {
+    /// What is missing of one protocol, and the kernel's forwarding where it has to be switched on.
+    fn commands(&self, family: &Family, present: &Ruleset) -> Result<(Vec<Value>, Option<File>)> {
+        let word = family.word;
+        let mut own = Vec::new();
+        let mut needed = false;
+        for (switch, networks) in &self.masquerade {
+            let networks: Vec<&Cidr> = networks.iter().filter(|cidr| family.is_of(cidr.address)).collect();
+            needed |= !networks.is_empty();
+            if !networks.is_empty() && !present.has_rules(word, switch, &networks) {
+                own.extend(rules(word, switch, &networks));
+            }
+        }
+        for published in self.publish.iter().filter(|one| family.is_of(one.to)) {
+            needed = true;
+            own.extend(published.commands(word, present)?);
+        }
+        let file = if needed { family.closed_switch()? } else { None };
+        if file.is_some() {
+            own.push(json!({"add": {"chain": {"family": word, "table": TABLE, "name": MEMORY}}}));
+        }
+        Ok((own, file))
+    }
 }
 
-/// What the host's tables hold, as nft lists it.
-pub struct Ruleset(Vec<Value>);
-
+/// What of the tables is NAT of switches.
 impl Ruleset {
-    fn all<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
-        self.0.iter().filter_map(move |entry| entry.get(kind))
-    }
-
-    fn chains_of_ours(&self, family: &str) -> Vec<&str> {
-        let ours = |chain: &&Value| chain["family"] == family && chain["table"] == TABLE;
-        self.all("chain").filter(ours).filter_map(|chain| chain["name"].as_str()).collect()
-    }
-
-    /// The rules of ours that publish ports.
-    pub fn published(&self, family: &str) -> Vec<publish::Entry> {
-        let ours = |rule: &&Value| rule["family"] == family && rule["table"] == TABLE;
-        self.all("rule").filter(ours).filter_map(publish::Entry::parse).collect()
-    }
-
-    /// All that is published, a line each, in both families.
-    pub fn publications(&self) -> Vec<publish::Entry> {
-        let mut entries: Vec<publish::Entry> =
-            FAMILIES.iter().flat_map(|family| self.published(family.word)).collect();
-        entries.retain(|entry| entry.chain == publish::CHAINS[0]);
-        entries
-    }
-
     pub fn masquerade(&self, switch: &str) -> bool {
         let ours = chain_of(switch);
         FAMILIES.iter().any(|family| self.chains_of_ours(family.word).contains(&ours.as_str()))
@@ -274,21 +187,11 @@ impl Ruleset {
     /// Whether the chain of a switch is there with exactly the rules that we would give it.
     fn has_rules(&self, family: &str, switch: &str, subnets: &[&Cidr]) -> bool {
         let chain = chain_of(switch);
-        let ours = |rule: &&Value| {
-            rule["family"] == family && rule["table"] == TABLE && rule["chain"] == chain.as_str()
-        };
-        let present: Vec<&Value> = self.all("rule").filter(ours).map(|rule| &rule["expr"]).collect();
+        let rules = self.rules_of_ours(family).filter(|rule| rule["chain"] == chain.as_str());
+        let present: Vec<&Value> = rules.map(|rule| &rule["expr"]).collect();
         let wanted: Vec<Value> = subnets.iter().map(|cidr| expressions(family, switch, cidr)).collect();
         present.into_iter().eq(wanted.iter())
     }
-}
-
-/// What nft takes in the name of a chain.
-pub fn check_switch(name: &str) -> Result<()> {
-    if name.bytes().any(|b| !b.is_ascii_alphanumeric() && !b"_-.".contains(&b)) {
-        bail!("the name of a switch with NAT has letters, digits, '_', '-' and '.' only: '{name}'");
-    }
-    Ok(())
 }
 
 fn chain_of(switch: &str) -> String {
@@ -341,13 +244,5 @@ mod tests {
         assert_eq!(verbs, ["add chain", "flush chain", "add rule"]);
         let prefix = &commands[2]["add"]["rule"]["expr"][0]["match"]["right"]["prefix"];
         assert_eq!(*prefix, json!({"addr": "10.0.0.0", "len": 24}));
-    }
-
-    #[test]
-    fn a_name_that_would_be_code_is_refused() {
-        assert!(check_switch("br-0.x_y").is_ok());
-        for bad in ["br;x", "br{", "br$x", "br#"] {
-            assert!(check_switch(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod bridge;
 mod operations;
+pub mod tunnel;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -23,9 +24,10 @@ use crate::address::{Mac, format_mac};
 use crate::netlink::{Message, Socket};
 use crate::ovsdb::{Client, Patience, Refused, map, printable, rows, set, uuid};
 use crate::signals::Signals;
-pub use bridge::{Bridge, NewPort, Port, Tunnel};
+pub use bridge::{Bridge, NewPort, Port};
 use bridge::{SHIP, additions, bridges_of};
 use operations::{count_up, counter, counters, goal, insert, mutate, named, select, wait};
+pub use tunnel::Tunnel;
 
 /// How long ovs-vswitchd may take. The first bridge costs it 0.2 s, a port some ms.
 const ENOUGH: Duration = Duration::from_secs(5);

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use anyhow::{Context, Error, Result, anyhow};
 use unshare::fail::hint;
 
+use crate::compare;
 use crate::file::Line;
-use crate::link::{self, LinkSpec, Onto};
+use crate::link::{LinkSpec, Onto};
 use crate::machine::Machine;
-use crate::nat::{self, Nft};
+use crate::nft::{self, Nft};
 use crate::plug;
 use crate::publish::{self, PublishSpec};
 use crate::store::{self, Target};
@@ -46,12 +47,12 @@ pub struct Plan<'a> {
     pub names: Vec<&'a str>,
     pub switches: Vec<(&'a Line, &'a SwitchSpec, switch::State)>,
     pub tunnels: Vec<(&'a Line, &'a TunnelSpec)>,
-    pub links: Vec<(&'a Line, &'a LinkSpec, link::State)>,
+    pub links: Vec<(&'a Line, &'a LinkSpec, compare::State)>,
     pub nats: Vec<(&'a Line, &'a str)>,
     pub publications: Vec<(&'a Line, &'a PublishSpec, bool)>,
     pub nft: Option<Nft>,
     /// What nft listed, where a statement needs to know.
-    ruleset: Option<Rc<nat::Ruleset>>,
+    ruleset: Option<Rc<nft::Ruleset>>,
     /// What is there and differs, where that is wanted to be known and not the end.
     pub differences: Vec<String>,
 }
@@ -122,7 +123,7 @@ impl<'a> Plan<'a> {
                 let plug =
                     if self.is_to_come(&spec.onto) { found } else { Some(plug::usable(found, &spec.onto)?) };
                 let space = machine.space_of(&spec.end.target);
-                let state = link::plan(machine, spec, space, plug.as_ref())?;
+                let state = compare::plan(machine, spec, space, plug.as_ref())?;
                 self.links.push((line, spec, state));
             }
             Statement::Tunnel(spec) => {
@@ -167,7 +168,7 @@ impl<'a> Plan<'a> {
         self.nft.as_ref().context("nft was found")
     }
 
-    fn ruleset(&mut self) -> Result<Rc<nat::Ruleset>> {
+    fn ruleset(&mut self) -> Result<Rc<nft::Ruleset>> {
         if let Some(ruleset) = &self.ruleset {
             return Ok(Rc::clone(ruleset));
         }
@@ -191,8 +192,8 @@ impl<'a> Plan<'a> {
         words.extend(self.tunnels.iter().map(|(_, spec)| spec.to_string()));
         for (_, spec, state) in &self.links {
             match state {
-                link::State::New { .. } => words.push(spec.to_string()),
-                link::State::Present(completion) => words.extend(completion.words.iter().cloned()),
+                compare::State::New { .. } => words.push(spec.to_string()),
+                compare::State::Present(completion) => words.extend(completion.words.iter().cloned()),
             }
         }
         let ruleset = if self.nats.is_empty() { None } else { self.ruleset().ok() };

@@ -1,7 +1,6 @@
 //! plug: what a link is plugged into: a variant for each kind of switch, an arm for each in the functions
 //! here. Whoever makes, looks at or removes links asks here and knows no kind itself.
 
-use std::fmt;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -10,15 +9,15 @@ use nix::errno::Errno;
 use serde_json::{Value, json};
 use unshare::fail::{hint, say};
 
-use crate::link::{LinkSpec, Onto};
-use crate::list::belongs_to;
+use crate::link::{LinkSpec, Onto, Vlans};
 use crate::machine::{Machine, Undo};
+use crate::mark::{belongs_to, is_uplink};
 use crate::netlink::{Message, Socket, errno};
+use crate::ovs::tunnel::mtu_through;
 use crate::ovs::{self, NewPort, Ovs, Tunnel};
 use crate::rtnl::{self, Link, PortState, VlanEntry};
 use crate::signals::Signals;
-use crate::tunnel::mtu_through;
-use crate::{sys, uplink};
+use crate::sys;
 
 /// How long a port may take until it forwards: the kernel does it in its own time, mostly below 1 ms.
 const PORT_READY: Duration = Duration::from_secs(2);
@@ -31,33 +30,6 @@ pub enum Plug {
     Ovs(ovs::Bridge),
     /// An interface of the host that macvlans share: there is no outer end.
     Nic(Link),
-}
-
-/// The VLANs of a port: the one of its untagged frames, and those that it carries tagged.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Vlans {
-    pub tag: Option<u16>,
-    pub trunks: Vec<u16>,
-}
-
-impl Vlans {
-    pub fn any(&self) -> bool {
-        self.tag.is_some() || !self.trunks.is_empty()
-    }
-}
-
-/// As the statement is written, with a blank before.
-impl fmt::Display for Vlans {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(tag) = self.tag {
-            write!(f, " tag {tag}")?;
-        }
-        if !self.trunks.is_empty() {
-            let list: Vec<String> = self.trunks.iter().map(u16::to_string).collect();
-            write!(f, " trunk {}", list.join(","))?;
-        }
-        Ok(())
-    }
 }
 
 /// What has that name; None where there is nothing of it.
@@ -236,7 +208,7 @@ pub struct Port {
 
 impl Port {
     pub fn is_uplink(&self) -> bool {
-        self.link.as_ref().is_some_and(uplink::is_one)
+        self.link.as_ref().is_some_and(is_uplink)
     }
 
     /// As the user knows it, where it is one of ours.

@@ -19,10 +19,11 @@ use serde_json::{Value, json};
 use unshare::fail::hint;
 
 use crate::address::Cidr;
-use crate::list::belongs_to;
 use crate::machine::Machine;
-use crate::nat::{Ruleset, TABLE, check_switch};
+use crate::mark::belongs_to;
+
 use crate::netlink::{Socket, errno};
+use crate::nft::{Ruleset, TABLE, check_switch};
 use crate::rtnl::{self, Link};
 use crate::store::{Target, quoted};
 
@@ -155,6 +156,22 @@ impl Entry {
             handle: rule["handle"].as_u64()?,
             comment: comment.to_owned(),
         })
+    }
+}
+
+/// What of the tables publishes ports.
+impl Ruleset {
+    /// The rules of ours that publish ports.
+    pub fn published(&self, family: &str) -> Vec<Entry> {
+        self.rules_of_ours(family).filter_map(Entry::parse).collect()
+    }
+
+    /// All that is published, a line each, in both families.
+    pub fn publications(&self) -> Vec<Entry> {
+        let mut entries: Vec<Entry> =
+            ["ip", "ip6"].into_iter().flat_map(|family| self.published(family)).collect();
+        entries.retain(|entry| entry.chain == CHAINS[0]);
+        entries
     }
 }
 

@@ -8,15 +8,15 @@ use unshare::fail::print;
 use crate::address::{Cidr, Mac, format_mac};
 use crate::file::Line;
 use crate::link::{End, LinkSpec, Onto};
-use crate::list::belongs_to;
 use crate::machine::Machine;
-use crate::nat::{Nft, Ruleset};
+use crate::mark::{belongs_to, is_switch};
+use crate::nft::{Nft, Ruleset};
 use crate::plug::{self, Plug, Port};
 use crate::publish::PublishSpec;
 use crate::rate;
 use crate::rtnl::{self, Link};
 use crate::store::{self, Entry, Target};
-use crate::switch::{self, SwitchSpec};
+use crate::switch::SwitchSpec;
 use crate::tunnel::TunnelSpec;
 use crate::uplink;
 use crate::words::Statement;
@@ -321,7 +321,7 @@ fn switches(
 ) -> Result<Vec<(SwitchSpec, Link)>> {
     let mut switches = Vec::new();
     let used = |name: &str| seen.iter().any(|link| link.outer.is_some() && link.spec.onto.name() == name);
-    for link in links.iter().filter(|link| switch::is_ours(link) || used(&link.name)) {
+    for link in links.iter().filter(|link| is_switch(link) || used(&link.name)) {
         let onto = Onto::Switch(link.name.clone());
         let Ok(Some(plug @ (Plug::Bridge(_) | Plug::Ovs(_)))) = plug::find(machine, &onto) else { continue };
         let nic = plug.ports(links).into_iter().find(Port::is_uplink).and_then(|port| port.link);

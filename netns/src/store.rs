@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -16,17 +16,15 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use nix::unistd::Pid;
 use unshare::fail::{hint, say};
 
-use crate::machine::{Machine, Undo};
 use crate::sys;
 
 pub const DIR: &str = "/run/netns";
-const OWN: &str = "/proc/self/ns/net";
+pub const OWN: &str = "/proc/self/ns/net";
 
 /// Names go into file names, messages and aliases of interfaces.
 pub fn check_name(name: &str) -> Result<()> {
@@ -236,41 +234,21 @@ fn share_directory() -> Result<()> {
         .with_context(|| format!("cannot mount '{DIR}' on itself"))
 }
 
-/// Makes a namespace for each name that has none yet, its loopback device on; tells the machine which.
-pub fn add(machine: &mut Machine, names: &[&str]) -> Result<()> {
-    let _lock = lock(true)?;
+/// The directory made, shared and locked: for those who add names.
+pub fn begin() -> Result<Flock<File>> {
+    let lock = lock(true)?;
     share_directory()?;
-    for name in names {
-        if take_name(name)? {
-            machine.did(Undo::Name((*name).to_owned()));
-            // Complete before it has a name: what is killed here leaves an empty file at most.
-            unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
-            sys::loopback_up().context("cannot switch 'lo' on")?;
-            mount_on_name(OWN, name)?;
-        }
-        machine.signals.check()?;
-    }
-    Ok(())
+    Ok(lock)
 }
 
-/// Names a namespace that lives already.
-pub fn attach(machine: &mut Machine, name: &str, namespace: &OwnedFd) -> Result<()> {
-    let _lock = lock(true)?;
-    share_directory()?;
-    if !take_name(name)? {
-        bail!("it is the name of another namespace");
-    }
-    machine.did(Undo::Name(name.to_owned()));
-    mount_on_name(&format!("/proc/self/fd/{}", namespace.as_raw_fd()), name)
-}
-
-fn mount_on_name(namespace: &str, name: &str) -> Result<()> {
+/// Puts a namespace, as a path, on the empty file of a name.
+pub fn mount_on_name(namespace: &str, name: &str) -> Result<()> {
     mount(Some(namespace), &path(name), None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .with_context(|| format!("cannot mount the namespace on '{}'", path(name).display()))
 }
 
 /// Makes the empty file; false when the name has a living namespace. A stale one is taken over.
-fn take_name(name: &str) -> Result<bool> {
+pub fn take_name(name: &str) -> Result<bool> {
     let file = path(name);
     let create = || fs::OpenOptions::new().write(true).create_new(true).mode(0o000).open(&file).map(drop);
     let failed = || format!("cannot make '{}'", file.display());

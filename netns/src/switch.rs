@@ -11,19 +11,12 @@ use unshare::fail::{print, say};
 
 use crate::address::{Cidr, Mac, format_mac};
 use crate::machine::{Machine, Undo};
-use crate::nat::Nft;
 use crate::netlink::errno;
+use crate::nft::Nft;
 use crate::plug::{self, Plug, Port};
 use crate::rtnl::{self, Link};
-use crate::{ovs, sys, uplink};
+use crate::{mark, ovs, sys, uplink};
 pub use remove::{Removal, delete, nat_off};
-
-/// The alias of those that we have made.
-const MARK: &str = "netns switch";
-
-pub fn is_ours(link: &Link) -> bool {
-    link.alias == MARK
-}
 
 /// One that a killed command has left, or somebody has made and not switched on.
 fn is_unfinished(link: &Link) -> bool {
@@ -180,7 +173,7 @@ pub fn make(machine: &mut Machine, spec: &SwitchSpec, state: &State) -> Result<b
     if !link.up {
         let mut on = Vec::new();
         if is_unfinished(&link) {
-            on.push(rtnl::set_alias(&spec.name, MARK));
+            on.push(rtnl::set_alias(&spec.name, mark::SWITCH));
             // Not at birth, so that it stays when ports come (net/bridge, br_change_mtu).
             let mtu = spec.mtu.filter(|_| link.kind == "bridge");
             on.extend(mtu.map(|mtu| rtnl::set_mtu(&spec.name, mtu)));

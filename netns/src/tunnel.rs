@@ -10,12 +10,10 @@ use unshare::fail::{hint, say};
 use crate::link::Onto;
 use crate::machine::{Machine, Undo};
 use crate::manner::Manner;
+use crate::ovs::tunnel::{KINDS, Kind, mtu_through};
 use crate::ovs::{self, NewPort, Tunnel};
 use crate::plug::{self, Plug};
 use crate::rtnl;
-
-/// Ethernet's own, of which a tunnel takes some away.
-const ETHERNET_MTU: u32 = 1500;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelSpec {
@@ -25,22 +23,6 @@ pub struct TunnelSpec {
     pub remote: IpAddr,
     pub key: Option<u32>,
 }
-
-#[derive(Debug, PartialEq, Eq)]
-pub struct Kind {
-    pub word: &'static str,
-    /// Bits of a key.
-    key_bits: u32,
-    /// What it adds to a packet besides the outer IP header: the inner Ethernet header, UDP, its own.
-    overhead: u32,
-}
-
-/// RFC 7348, RFC 8926 (no options), RFC 2890 with a key.
-pub const KINDS: [Kind; 3] = [
-    Kind { word: "vxlan", key_bits: 24, overhead: 14 + 8 + 8 },
-    Kind { word: "geneve", key_bits: 24, overhead: 14 + 8 + 8 },
-    Kind { word: "gre", key_bits: 32, overhead: 14 + 8 },
-];
 
 impl TunnelSpec {
     /// From the words behind SWITCH and NAME: KIND remote ADDRESS [key NUMBER].
@@ -90,13 +72,6 @@ impl TunnelSpec {
 impl fmt::Display for TunnelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tunnel add {} {} {}", self.switch, self.name, self.as_written())
-    }
-}
-
-impl Kind {
-    fn parse_key(&self, word: &str) -> Result<u32> {
-        let key = word.parse::<u32>().ok().filter(|key| u64::from(*key) < 1 << self.key_bits);
-        key.ok_or_else(|| anyhow!("not a key of {} bits: '{word}'", self.key_bits))
     }
 }
 
@@ -192,31 +167,4 @@ pub fn delete(switch: &str, name: &str, manner: Manner) -> Result<()> {
         ovs.delete_ports(&[name], cancel).with_context(failed)?;
     }
     manner.tell(&[format!("tunnel del {switch} {name}")], &[])
-}
-
-/// What a packet through one of these tunnels may have, where the hosts are joined by plain Ethernet; None
-/// without tunnels.
-pub fn mtu_through<'a>(tunnels: impl Iterator<Item = &'a Tunnel>) -> Option<u32> {
-    let overhead = |tunnel: &Tunnel| {
-        let kind = KINDS.iter().find(|kind| kind.word == tunnel.kind)?;
-        let header = if tunnel.remote.contains(':') { 40 } else { 20 };
-        Some(kind.overhead + header)
-    };
-    tunnels.filter_map(overhead).max().map(|overhead| ETHERNET_MTU - overhead)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tunnels_take_their_headers_from_the_mtu() {
-        let tunnel =
-            |kind: &str, remote: &str| Tunnel { kind: kind.into(), remote: remote.into(), key: None };
-        assert_eq!(mtu_through([].iter()), None);
-        assert_eq!(mtu_through([tunnel("vxlan", "192.0.2.1")].iter()), Some(1450));
-        assert_eq!(mtu_through([tunnel("gre", "192.0.2.1")].iter()), Some(1458));
-        let both = [tunnel("gre", "192.0.2.1"), tunnel("geneve", "2001:db8::1"), tunnel("other", "")];
-        assert_eq!(mtu_through(both.iter()), Some(1430));
-    }
 }

@@ -12,7 +12,7 @@ use unshare::fail::say;
 use crate::chains;
 use crate::machine::{lock_host, need_capabilities};
 use crate::manner::Manner;
-use crate::nat::{Nft, Ruleset, TABLE};
+use crate::nft::{Nft, Ruleset, TABLE};
 use crate::publish::{self, Entry, Port, localnet_of};
 
 pub fn unpublish(port: &Port, manner: Manner) -> Result<()> {

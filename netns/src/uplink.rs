@@ -16,8 +16,8 @@ use nix::errno::Errno;
 use unshare::fail::hint;
 
 use crate::address::{Cidr, Mac};
-use crate::link::ALIAS;
 use crate::machine::{Machine, Undo};
+use crate::mark::{self, belongs_to, is_uplink};
 use crate::netlink::{Message, errno};
 use crate::ovs::NewPort;
 use crate::plug;
@@ -25,10 +25,6 @@ use crate::rtnl::{self, Link};
 #[cfg(test)]
 pub use luggage::sort;
 use luggage::{Luggage, carry, pack};
-
-const MARK: &str = "netns uplink";
-/// IFALIASZ, linux/if.h.
-const LONGEST_ALIAS: usize = 255;
 
 /// A card that is to become a port, or one that a killed command has left half-way.
 pub struct Move {
@@ -45,10 +41,6 @@ impl Move {
     }
 }
 
-pub fn is_one(link: &Link) -> bool {
-    link.alias.starts_with(MARK)
-}
-
 /// None where the card is a port of the switch already, with all that belongs to it.
 pub fn plan(machine: &mut Machine, nic: &str, switch: Option<&Link>) -> Result<Option<Move>> {
     let found = rtnl::find_link(&mut machine.outside, nic)?;
@@ -59,7 +51,7 @@ pub fn plan(machine: &mut Machine, nic: &str, switch: Option<&Link>) -> Result<O
     if !is_port && (nic.master.is_some() || is_on.is_some()) {
         bail!("'{name}' is a port of something already");
     }
-    if nic.loopback || nic.kind == "bridge" || nic.alias.starts_with(ALIAS) {
+    if nic.loopback || nic.kind == "bridge" || belongs_to(&nic).is_some() {
         bail!("'{name}' cannot be an uplink");
     }
     let luggage = pack(machine, nic.index, |_| true)?;
@@ -72,14 +64,14 @@ pub fn plan(machine: &mut Machine, nic: &str, switch: Option<&Link>) -> Result<O
         }
         None => true,
     };
-    if is_port && is_one(&nic) && luggage.is_empty() && quiet {
+    if is_port && is_uplink(&nic) && luggage.is_empty() && quiet {
         return Ok(None);
     }
     if let Some(lost) = remembered(&nic).into_iter().find(|cidr| !is_port && !brings.contains(cidr)) {
         let error = anyhow!("'{name}' was the uplink of a switch that has gone, with it '{lost}'");
         return Err(hint(error, "netns switch del SWITCH gives it back"));
     }
-    if MARK.len() + " rp_filter=2 disable_ipv6=1".len() + words(&brings).len() > LONGEST_ALIAS {
+    if mark::UPLINK.len() + " rp_filter=2 disable_ipv6=1".len() + words(&brings).len() > mark::LONGEST {
         bail!("'{name}' has more addresses than can be remembered in its alias");
     }
     Ok(Some(Move { nic, is_port, luggage, brings }))
@@ -92,7 +84,7 @@ fn words(addresses: &[Cidr]) -> String {
 /// The addresses that a switch has from its uplink.
 pub fn brought(machine: &mut Machine, switch: Option<&Link>) -> Result<Vec<Cidr>> {
     let Some(switch) = switch else { return Ok(Vec::new()) };
-    for nic in rtnl::all_links(&mut machine.outside)?.iter().filter(|link| is_one(link)) {
+    for nic in rtnl::all_links(&mut machine.outside)?.iter().filter(|link| is_uplink(link)) {
         if plug::of_port(machine, nic)?.as_deref() == Some(&*switch.name) {
             return Ok(remembered(nic));
         }
@@ -101,7 +93,7 @@ pub fn brought(machine: &mut Machine, switch: Option<&Link>) -> Result<Vec<Cidr>
 }
 
 pub fn remembered(nic: &Link) -> Vec<Cidr> {
-    let words = nic.alias.split(' ').filter(|_| is_one(nic));
+    let words = nic.alias.split(' ').filter(|_| is_uplink(nic));
     words.filter_map(|word| Cidr::parse(word).ok()).collect()
 }
 
@@ -118,7 +110,7 @@ pub fn act(machine: &mut Machine, uplink: &Move, switch: &Link) -> Result<()> {
     let knobs = if doubled { knobs(nic) } else { Vec::new() };
     let silenced: String = knobs.iter().map(Knob::told).collect();
     let mut there = vec![
-        rtnl::set_alias(&nic.name, &format!("{MARK}{silenced}{}", words(brings))),
+        rtnl::set_alias(&nic.name, &format!("{}{silenced}{}", mark::UPLINK, words(brings))),
         rtnl::set_mac(&switch.name, mac),
     ];
     let mut back = vec![rtnl::set_alias(&nic.name, &nic.alias), rtnl::set_mac(&switch.name, old_mac)];
@@ -180,7 +172,7 @@ fn knobs(nic: &Link) -> Vec<Knob> {
     ];
     let knob = |(file, word): (String, &'static str)| {
         let is = fs::read_to_string(&file).ok()?.trim().to_owned();
-        let known = nic.alias.split(' ').filter(|_| is_one(nic));
+        let known = nic.alias.split(' ').filter(|_| is_uplink(nic));
         let known = known.filter_map(|known| known.strip_prefix(word)?.strip_prefix('=')).next();
         Some(Knob { file, word, before: known.map_or(is, str::to_owned) })
     };
@@ -242,7 +234,7 @@ pub fn forget(machine: &mut Machine, nic: &Link) -> Result<()> {
 /// Cards that were uplinks of switches that somebody has removed, or a killed command, too early to say so.
 pub fn orphans(machine: &mut Machine, links: &[Link]) -> Result<Vec<Link>> {
     let mut orphans = Vec::new();
-    for nic in links.iter().filter(|link| is_one(link) && link.master.is_none()) {
+    for nic in links.iter().filter(|link| is_uplink(link) && link.master.is_none()) {
         // While Open vSwitch does not answer, nobody knows whose ports there are.
         if machine.ovs().is_ok() && plug::of_port(machine, nic)?.is_none() {
             orphans.push(nic.clone());

@@ -15,7 +15,8 @@ use unshare::fail::hint;
 
 use crate::address::{Cidr, Mac, format_mac};
 use crate::announce::announce;
-use crate::link::{Leftover, LinkSpec, Onto};
+use crate::compare::Leftover;
+use crate::link::{LinkSpec, Onto};
 use crate::machine::{Machine, Undo};
 use crate::netlink::{Message, Socket, errno};
 use crate::plug::{self, Plug};

@@ -12,7 +12,7 @@ use unshare::fail::{Usage, text};
 
 use crate::address::{Cidr, check_ifname, parse_gateway, parse_mac, parse_router};
 use crate::link::{End, LinkSpec, Onto};
-use crate::nat;
+use crate::nft;
 use crate::publish::PublishSpec;
 use crate::rate::Rate;
 use crate::store::{check_name, quoted};
@@ -295,7 +295,7 @@ pub fn switch_add<T>(parser: &mut lexopt::Parser, mut extra: impl Extra<T>) -> R
     }
     spec.name = name.ok_or_else(|| usage("no switch given"))?;
     if spec.nat {
-        word(nat::check_switch(&spec.name))?;
+        word(nft::check_switch(&spec.name))?;
     }
     if spec.datapath.is_some() && !spec.ovs {
         return Err(usage("--datapath is for a switch with --ovs"));
@@ -342,7 +342,7 @@ pub fn nat_on<T>(parser: &mut lexopt::Parser, mut extra: impl Extra<T>) -> Resul
         }
     }
     let name = name.ok_or_else(|| usage("no switch given"))?;
-    word(nat::check_switch(&name))?;
+    word(nft::check_switch(&name))?;
     Ok(Read::Continue(Statement::Nat(name)))
 }
 

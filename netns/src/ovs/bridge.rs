@@ -1,11 +1,11 @@
 //! bridge: bridges and ports as the rows of Open vSwitch's database that they are (ovs-vswitchd.conf.db(5)).
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::Tunnel;
 use super::operations::{count_up, counters, insert, mutate, wait};
 use crate::ovsdb::{lookup, map, printable, rows, set, uuid};
 
@@ -39,21 +39,6 @@ pub struct Port {
     pub tunnel: Option<Tunnel>,
     /// What ovs-vswitchd says is wrong with it.
     pub error: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tunnel {
-    pub kind: String,
-    pub remote: String,
-    pub key: Option<String>,
-}
-
-/// As a statement has it.
-impl fmt::Display for Tunnel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} remote {}", self.kind, self.remote)?;
-        self.key.iter().try_for_each(|key| write!(f, " key {key}"))
-    }
 }
 
 /// A port to be made.

@@ -6,7 +6,7 @@ use unshare::fail::say;
 use crate::link::Onto;
 use crate::machine::{Machine, lock_host};
 use crate::manner::Manner;
-use crate::nat::{Nft, Ruleset};
+use crate::nft::{Nft, Ruleset};
 use crate::plug::{self, Plug, Port};
 use crate::rtnl::{self, Link};
 use crate::{unpublish, uplink};
@@ -75,13 +75,11 @@ fn remove(removal: &Removal) -> Result<()> {
     }
     let rules = Rules::of(name)?;
     // Where somebody else has removed the bridge, our rules are what is left to remove.
-    if found.is_none() && !rules.are_there() && orphans.is_empty() && !removal.if_unused {
+    let is_any = found.is_some() || rules.are_there() || !orphans.is_empty();
+    if !is_any && !removal.if_unused {
         bail!("no switch '{name}'");
     }
-    let mut changes: Vec<String> = (found.is_some() || rules.are_there() || !orphans.is_empty())
-        .then(|| format!("switch del {name}"))
-        .into_iter()
-        .collect();
+    let mut changes = if is_any { vec![format!("switch del {name}")] } else { Vec::new() };
     changes.extend(rules.published.iter().cloned());
     if removal.manner.dry_run {
         return removal.manner.tell(&changes, &[]);
