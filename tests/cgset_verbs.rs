@@ -259,6 +259,29 @@ fn levels_that_a_killed_run_made_go_with_the_next() {
     top.gone();
 }
 
+/// One of them makes the group; the others must see that, whatever they saw a moment before.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn of_runs_that_begin_together_none_is_ended_by_another() {
+    let group = Group::new("together");
+    let begin = || spawn(&[&group.0, "mem=30M", "--", "sh", "-c", "sleep 0.02; exit 4"]);
+    for _ in 0..20 {
+        let runs = [(); 5].map(|()| begin());
+        let ends = runs.map(|run| run.wait_with_output().unwrap());
+        let codes = ends.each_ref().map(|end| end.status.code().unwrap());
+        assert!(codes.contains(&4) && codes.iter().all(|code| [4, 125].contains(code)), "{ends:?}");
+        group.gone();
+    }
+    // The directory is there, and not marked yet.
+    let mut slow = Command::new(common::system("strace"));
+    slow.args(["-qq", "-o", "/dev/null", "-e", "inject=?mkdir,?mkdirat:delay_exit=50000:when=1"]);
+    let slow = slow.arg(tool("cgset")).args([&group.0, "--", "sh", "-c", "sleep 0.1; exit 4"]).spawn();
+    eventually("a directory", || !group.dirs().is_empty());
+    group.cgset(&["--", "true"]).ended_with(125).said("belongs to a running cgset");
+    assert_eq!(slow.unwrap().wait().unwrap().code(), Some(4));
+    group.gone();
+}
+
 /// strace ends cgset at each of its calls in turn; it counts each kind by itself.
 #[test]
 #[ignore = "needs root: tests/run"]

@@ -77,7 +77,10 @@ pub fn act(layout: &Layout, plan: &Plan, request: &Request) -> Result<Undo> {
             fail::tell(&step.shell());
         }
         match step {
-            Step::MakeDir(dir) => make(dir, &mut undo)?,
+            Step::MakeDir(dir) => {
+                let is_marked = |step: &Step| matches!(step, Step::Mark { dir: d, level: false } if d == dir);
+                make(dir, plan.steps.iter().any(is_marked), &mut undo)?;
+            }
             Step::Mark { dir, level } if undo.made(dir) => owner::mark(dir, me.as_ref(), *level),
             // Somebody else made it at the same time; it is theirs to remove.
             Step::Mark { level: true, .. } => {}
@@ -104,8 +107,8 @@ pub fn act(layout: &Layout, plan: &Plan, request: &Request) -> Result<Undo> {
     Ok(undo)
 }
 
-fn make(dir: &Path, undo: &mut Undo) -> Result<()> {
-    match fs::create_dir(dir) {
+fn make(dir: &Path, is_marked: bool, undo: &mut Undo) -> Result<()> {
+    match if is_marked { owner::make_dir(dir) } else { fs::create_dir(dir) } {
         Ok(()) => undo.done.push(Done::Made(dir.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => {

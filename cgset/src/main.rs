@@ -117,8 +117,7 @@ fn set(request: &mut Request) -> Result<()> {
     let report = options.report.as_ref().map(|path| Report::open(path, options.json)).transpose()?;
     // From here to the end no signal may come between a step and its undo.
     let held = run::hold_signals(request.runs())?;
-    settle::settle(&layout, request)?;
-    let plan = plan::plan(&layout, request)?;
+    let plan = settle::plan(&layout, request)?;
     for note in &plan.notes {
         fail::say("cgset", &format!("note: {note}"));
     }

@@ -5,9 +5,12 @@
 //! empty. The mark is the process number with its start time, so that a number used again
 //! is not taken for it, and the pid namespace, in which alone the number means something.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -37,11 +40,30 @@ pub fn me() -> Option<String> {
     identity("self")
 }
 
+/// On the directory of a group that a run is making, from its first moment on: the mark comes after.
+const UNFINISHED: u32 = 0o1000; // the sticky bit, which means nothing there
+
+/// Longer than anybody takes between the two; after kill -9 in between the bit stays.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Makes the directory of a group that will be marked.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o777 | UNFINISHED).create(dir)
+}
+
+fn is_unfinished(dir: &Path) -> bool {
+    fs::metadata(dir).is_ok_and(|meta| meta.mode() & UNFINISHED != 0)
+}
+
 /// Marks `dir`. A file system that holds no marks costs only the clearing after kill -9.
 pub fn mark(dir: &Path, me: Option<&String>, level: bool) {
-    let Some(me) = me else { return };
-    let text = format!("{me}{}", if level { LEVEL } else { "" });
-    let _ = NAMES.iter().any(|name| sys::set_xattr(dir, name, &text).is_ok());
+    if let Some(me) = me {
+        let text = format!("{me}{}", if level { LEVEL } else { "" });
+        let _ = NAMES.iter().any(|name| sys::set_xattr(dir, name, &text).is_ok());
+    }
+    if let Some(meta) = fs::metadata(dir).ok().filter(|meta| meta.mode() & UNFINISHED != 0) {
+        let _ = fs::set_permissions(dir, Permissions::from_mode(meta.mode() & 0o777));
+    }
 }
 
 pub fn unmark(layout: &Layout, request: &Request) -> Result<()> {
@@ -51,7 +73,7 @@ pub fn unmark(layout: &Layout, request: &Request) -> Result<()> {
     Ok(())
 }
 
-pub fn read_mark(dir: &Path) -> Option<String> {
+fn read_mark(dir: &Path) -> Option<String> {
     NAMES.iter().find_map(|name| sys::get_xattr(dir, name).ok())
 }
 
@@ -67,7 +89,7 @@ fn start_time(stat: &str) -> Option<&str> {
     stat.rsplit_once(") ")?.1.split(' ').nth(19)
 }
 
-pub fn owner(mark: Option<&str>) -> Owner {
+fn owner(mark: Option<&str>) -> Owner {
     let Some(mark) = mark.map(|mark| mark.trim_end_matches(LEVEL)) else { return Owner::None };
     let mut parts = mark.split(' ');
     let (Some(pid), Some(_), Some(namespace)) = (parts.next(), parts.next(), parts.next()) else {
@@ -81,6 +103,21 @@ pub fn owner(mark: Option<&str>) -> Owner {
     match identity(pid) {
         Some(now) if now == mark => Owner::Alive(pid.to_owned()),
         _ => Owner::Gone,
+    }
+}
+
+/// Whose it is, where runs of the same name come and go meanwhile. One that ends removes its group, and another
+/// may make it anew: who is gone is so only if his mark is still there afterwards.
+pub fn read_owner(dir: &Path) -> (Option<String>, Owner) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let unfinished = is_unfinished(dir);
+        let mark = read_mark(dir);
+        match owner(mark.as_deref()) {
+            Owner::None if unfinished && Instant::now() < deadline => thread::sleep(PATIENCE / 1000),
+            Owner::Gone if read_mark(dir) != mark => {}
+            owner => return (mark, owner),
+        }
     }
 }
 

@@ -160,7 +160,8 @@ fn make_levels(plan: &mut Plan, place: &Place, words: &[&Word], marked: bool) {
             enable(plan, hierarchy, &level, words);
         }
         level.push(part);
-        let fresh = !level.is_dir();
+        // Of the group itself that has been asked: who makes it meanwhile is not to be taken for us.
+        let fresh = (plan.fresh && level == place.path) || !level.is_dir();
         if fresh {
             plan.steps.push(Step::MakeDir(level.clone()));
         }

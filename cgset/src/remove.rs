@@ -100,11 +100,15 @@ fn stuck(left: &[PathBuf], places: &[Place]) -> Error {
     hint(error, format!("killed, and still there: {}", group::name_them(&inside)))
 }
 
-/// Removes every directory that lets itself be removed; gives those that are busy. The tracker's comes last:
-/// it carries the mark, by which the next run finds the rest when this one is killed here.
+/// Removes every directory that lets itself be removed; gives those that are busy. The tracker's goes only when
+/// the rest has gone: it carries the mark, by which the next run finds the rest when this one is killed here, and
+/// which keeps others from making the group anew while this one still kills in it.
 fn remove_empty(places: &[Place]) -> Result<Vec<PathBuf>> {
     let mut busy = Vec::new();
-    for place in places.iter().rev() {
+    for (at, place) in places.iter().enumerate().rev() {
+        if at == 0 && !busy.is_empty() {
+            break;
+        }
         match rmdir(&place.path) {
             Ok(()) | Err(Errno::ENOENT) => continue,
             Err(_) => {}
