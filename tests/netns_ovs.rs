@@ -371,7 +371,7 @@ fn a_card_keeps_what_it_has_whatever_struck_its_move_to_open_vswitch() {
         printf '%s\n' 'switch add br0 --ovs --uplink wan' 'add web' 'link web:eth0 br0 192.0.2.9/24' >$T/file
         fails 1 netns apply $T/file; says 'is taken'; none
         netns switch add br1 --ovs; kept() { netns switch add br1 --ovs; ip -o link show br1 | grep -q UP; }
-        STEP=3; each_call TERM kept netns switch del br1
+        STEP=2; each_call TERM kept netns switch del br1
         # One that has died gives back what it has.
         $ADD; kill -9 $(cat $T/o/ovs-vswitchd.pid)
         fails 1 netns switch del br0; says 'ovs-vswitchd does not answer'; same "$(have wan)" "$before"

@@ -68,6 +68,7 @@ fn what_a_link_killed_in_any_call_leaves_the_next_one_replaces() {
 #[ignore = "needs root: tests/run"]
 fn an_add_or_del_struck_in_any_call_does_not_stop_the_next() {
     struck(r#"
+        STEP=2
         add_again() {
             netns add one two 2>/dev/null
             netns exec one true; netns exec two true
@@ -93,6 +94,7 @@ fn an_add_or_del_struck_in_any_call_does_not_stop_the_next() {
 fn a_switch_killed_in_any_call_is_completed_by_the_next_add() {
     struck(
         r#"
+        STEP=2
         again() {
             netns switch add br0 --address 10.0.0.254/24 --nat
             same "$(nft list ruleset | grep -c masquerade$)" 1
@@ -176,6 +178,9 @@ fn a_card_keeps_what_it_has_whatever_struck_its_move() {
         # What a later step fails at takes it back, too.
         printf '%s\n' 'switch add br0 --uplink wan' 'add web' 'link web:eth0 br0 192.0.2.9/24' >$T/file
         fails 1 netns apply $T/file; says 'is taken'; none
+        # An alias that it had from others comes back, too.
+        ip link set wan alias 'to the lan 192.0.2.2/24'; $ADD; whole; netns switch del br0
+        same "$(ip -o link show wan | grep -c 'alias to the lan 192.0.2.2/24')" 1; ip link set wan alias ''
         # A switch that somebody else removes takes the addresses with it: they are remembered.
         $ADD; ip link del br0; same "$(have wan)" ""
         fails 1 $ADD; says "'wan' was the uplink of a switch that has gone"; says 'hint: netns switch del'

@@ -26,6 +26,9 @@ use crate::rtnl::{self, Link};
 pub use luggage::sort;
 use luggage::{Luggage, carry, pack};
 
+/// Before the alias that a card had from others.
+const BEFORE: &str = " alias=";
+
 /// A card that is to become a port, or one that a killed command has left half-way.
 pub struct Move {
     nic: Link,
@@ -71,14 +74,31 @@ pub fn plan(machine: &mut Machine, nic: &str, switch: Option<&Link>) -> Result<O
         let error = anyhow!("'{name}' was the uplink of a switch that has gone, with it '{lost}'");
         return Err(hint(error, "netns switch del SWITCH gives it back"));
     }
-    if mark::UPLINK.len() + " rp_filter=2 disable_ipv6=1".len() + words(&brings).len() > mark::LONGEST {
+    let longest = told(&nic, " rp_filter=2 disable_ipv6=1", &brings);
+    if longest.len() > mark::LONGEST {
         bail!("'{name}' has more addresses than can be remembered in its alias");
     }
     Ok(Some(Move { nic, is_port, luggage, brings }))
 }
 
-fn words(addresses: &[Cidr]) -> String {
-    addresses.iter().map(|cidr| format!(" {cidr}")).collect()
+/// The alias of a card that is a port: what it brings, what the files of /proc said, what its alias was.
+fn told(nic: &Link, knobs: &str, brings: &[Cidr]) -> String {
+    let addresses: String = brings.iter().map(|cidr| format!(" {cidr}")).collect();
+    let before = match alias_before(nic) {
+        "" => String::new(),
+        alias => format!("{BEFORE}{alias}"),
+    };
+    format!("{}{knobs}{addresses}{before}", mark::UPLINK)
+}
+
+/// The words that `told` wrote, without what the alias was.
+fn words(nic: &Link) -> impl Iterator<Item = &str> {
+    let ours = if is_uplink(nic) { &*nic.alias } else { "" };
+    ours.split(BEFORE).next().unwrap_or_default().split(' ')
+}
+
+fn alias_before(nic: &Link) -> &str {
+    if is_uplink(nic) { nic.alias.split_once(BEFORE).map_or("", |(_, alias)| alias) } else { &nic.alias }
 }
 
 /// The addresses that a switch has from its uplink.
@@ -93,8 +113,7 @@ pub fn brought(machine: &mut Machine, switch: Option<&Link>) -> Result<Vec<Cidr>
 }
 
 pub fn remembered(nic: &Link) -> Vec<Cidr> {
-    let words = nic.alias.split(' ').filter(|_| is_uplink(nic));
-    words.filter_map(|word| Cidr::parse(word).ok()).collect()
+    words(nic).filter_map(|word| Cidr::parse(word).ok()).collect()
 }
 
 /// The card becomes a port, and the switch takes its MAC address too: networks of clouds accept no other.
@@ -109,10 +128,8 @@ pub fn act(machine: &mut Machine, uplink: &Move, switch: &Link) -> Result<()> {
     }
     let knobs = if doubled { knobs(nic) } else { Vec::new() };
     let silenced: String = knobs.iter().map(Knob::told).collect();
-    let mut there = vec![
-        rtnl::set_alias(&nic.name, &format!("{}{silenced}{}", mark::UPLINK, words(brings))),
-        rtnl::set_mac(&switch.name, mac),
-    ];
+    let mut there =
+        vec![rtnl::set_alias(&nic.name, &told(nic, &silenced, brings)), rtnl::set_mac(&switch.name, mac)];
     let mut back = vec![rtnl::set_alias(&nic.name, &nic.alias), rtnl::set_mac(&switch.name, old_mac)];
     if by_kernel && !is_port {
         there.push(rtnl::set_master(&nic.name, switch.index));
@@ -172,8 +189,7 @@ fn knobs(nic: &Link) -> Vec<Knob> {
     ];
     let knob = |(file, word): (String, &'static str)| {
         let is = fs::read_to_string(&file).ok()?.trim().to_owned();
-        let known = nic.alias.split(' ').filter(|_| is_uplink(nic));
-        let known = known.filter_map(|known| known.strip_prefix(word)?.strip_prefix('=')).next();
+        let known = words(nic).filter_map(|known| known.strip_prefix(word)?.strip_prefix('=')).next();
         Some(Knob { file, word, before: known.map_or(is, str::to_owned) })
     };
     files.into_iter().filter_map(knob).collect()
@@ -203,7 +219,7 @@ pub fn give_back(machine: &mut Machine, nic: &Link, switch: &Link) -> Result<()>
     let mut back = Vec::new();
     if switch.kind == "bridge" {
         there.push(rtnl::set_master(&nic.name, switch.index));
-        back = vec![rtnl::set_alias(&nic.name, ""), rtnl::set_master(&nic.name, 0)];
+        back = vec![rtnl::set_alias(&nic.name, alias_before(nic)), rtnl::set_master(&nic.name, 0)];
     } else if ovs_switches(machine, switch)? {
         loosen(machine, nic)?;
         there.push(rtnl::set_arp(&nic.name, false));
@@ -219,7 +235,7 @@ pub fn give_back(machine: &mut Machine, nic: &Link, switch: &Link) -> Result<()>
 
 /// The knobs become what they were.
 fn loosen(machine: &mut Machine, nic: &Link) -> Result<()> {
-    for knob in knobs(nic).into_iter().filter(|knob| nic.alias.contains(&knob.told())) {
+    for knob in knobs(nic).into_iter().filter(|knob| words(nic).any(|word| word == knob.told().trim())) {
         machine.did(Undo::File(knob.file.clone(), "1".into()));
         knob.write(&knob.before)?;
     }
@@ -228,7 +244,7 @@ fn loosen(machine: &mut Machine, nic: &Link) -> Result<()> {
 
 /// After it has what it brought and is no port any more.
 pub fn forget(machine: &mut Machine, nic: &Link) -> Result<()> {
-    machine.outside.tell(vec![rtnl::set_alias(&nic.name, "")])
+    machine.outside.tell(vec![rtnl::set_alias(&nic.name, alias_before(nic))])
 }
 
 /// Cards that were uplinks of switches that somebody has removed, or a killed command, too early to say so.
@@ -253,7 +269,7 @@ pub fn adopt(machine: &mut Machine, nic: &Link, links: &[Link]) -> Result<()> {
     let mut back = vec![rtnl::set_arp(&nic.name, true)];
     let lost = remembered(nic).into_iter().filter(|cidr| !taken.contains(cidr));
     back.extend(lost.map(|cidr| rtnl::new_address(nic.index, &cidr)));
-    back.push(rtnl::set_alias(&nic.name, ""));
+    back.push(rtnl::set_alias(&nic.name, alias_before(nic)));
     tell(machine, back).with_context(|| format!("cannot give '{}' back", nic.name))?;
     machine.keep();
     Ok(())
