@@ -27,7 +27,7 @@ impl Dice {
 fn for_a_while(mut each: impl FnMut(&mut Dice)) {
     let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|word| word.parse().ok()).unwrap_or(0.3);
     let end = Instant::now() + Duration::from_secs_f64(seconds);
-    let mut seed = u64::from(std::process::id()) << 32 | 1;
+    let mut seed = (u64::from(std::process::id()) << 32) | 1;
     while Instant::now() < end {
         for _ in 0..100 {
             seed += 2;
