@@ -1035,6 +1035,10 @@ fn an_unknown_suite_is_status_2_and_no_server_is_3() {
     finish(archive.command(&[], &server.url), "").ended_with(2).said("no suite 'bookworm' on this mirror");
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     finish(archive.command(&[], &format!("http://{closed}")), "").ended_with(3).said("Connection refused");
+    let mut command = archive.command(&[], "http://example.org/debian");
+    command.env("http_proxy", format!("http://me:secret@{closed}"));
+    let said = finish(command, "").ended_with(3).said(&format!("by way of the proxy '{closed}': ")).err;
+    assert!(!said.contains("secret"), "{said}");
     archive.nothing_is_left();
 }
 

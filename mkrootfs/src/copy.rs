@@ -241,7 +241,11 @@ impl Walk<'_> {
                     return Ok(());
                 }
                 Err(errno) if self.sharing == Sharing::Always => {
-                    return Err(errno).context("cannot share its blocks");
+                    let error = anyhow::Error::new(errno).context("cannot share its blocks");
+                    return Err(unshare::fail::hint(
+                        error,
+                        "without --reflink the best way there is is taken",
+                    ));
                 }
                 Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::EXDEV | Errno::ENOSYS | Errno::EPERM) => {
                     self.can_share.store(false, Ordering::Relaxed)

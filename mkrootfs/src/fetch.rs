@@ -274,7 +274,7 @@ impl Fetcher {
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
         }
-        let response = request.call().map_err(|error| Failure::Passing(reason(error)))?;
+        let response = request.call().map_err(|error| Failure::Passing(self.reason(url, error)))?;
         let status = response.status();
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let length = header("content-length").and_then(|value| value.parse().ok());
@@ -288,6 +288,18 @@ impl Fetcher {
             (416, _) => Ok(Answer::TooShort),
             (408 | 429 | 500.., _) => Err(Failure::Passing(anyhow!("the server said '{status}'"))),
             _ => Ok(Answer::NotThere(format!("the server said '{status}'"))),
+        }
+    }
+}
+
+impl Fetcher {
+    /// Behind a proxy it is the proxy that does not answer; its name, without the password that may be in it.
+    fn reason(&self, url: &str, error: ureq::Error) -> Error {
+        let cause = reason(error);
+        let Ok(uri) = url.parse::<Uri>() else { return cause };
+        match self.agent.config().proxy().filter(|proxy| !proxy.is_no_proxy(&uri)) {
+            Some(proxy) => cause.context(format!("by way of the proxy '{}:{}'", proxy.host(), proxy.port())),
+            None => cause,
         }
     }
 }

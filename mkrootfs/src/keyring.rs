@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 
 use crate::cli::Options;
 use crate::suite::{Facts, Family};
@@ -66,7 +67,7 @@ impl Keyrings {
                 let hint = format!("apt-get install {}, or name another with --keyring FILE", self.package);
                 Err(Kind::Trust.hinted(
                     format!("cannot open the keyring '{}'", keyring.display()),
-                    error,
+                    Errno::from_raw(error.raw_os_error().unwrap_or_default()).desc(),
                     hint,
                 ))
             }
