@@ -170,9 +170,9 @@ pub fn make(machine: &mut Machine, spec: &SwitchSpec, state: &State) -> Result<b
             rtnl::find_link(&mut machine.outside, &spec.name)?.context("it has vanished")?
         }
     };
-    if !link.up {
+    if new || !link.up {
         let mut on = Vec::new();
-        if is_unfinished(&link) {
+        if new || is_unfinished(&link) {
             on.push(rtnl::set_alias(&spec.name, mark::SWITCH));
             // Not at birth, so that it stays when ports come (net/bridge, br_change_mtu).
             let mtu = spec.mtu.filter(|_| link.kind == "bridge");
