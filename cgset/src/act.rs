@@ -1,5 +1,7 @@
 //! act: do the steps in order, read back, and on failure undo them in reverse.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +26,7 @@ use crate::step::{Ids, Plan, Step};
 
 enum Done {
     Made(PathBuf),
-    Enabled { level: PathBuf, controller: String },
+    Enabled { level: PathBuf, controller: String, before: BTreeSet<OsString> },
     Wrote { file: PathBuf, old: Vec<String> },
     Owned { file: PathBuf, user: u32, group: u32 },
     Moved { pid: i32, back: PathBuf },
@@ -55,7 +57,9 @@ impl Drop for Undo {
         for done in self.done.drain(..).rev() {
             let _ = match done {
                 Done::Made(dir) => files::rmdir(&dir),
-                Done::Enabled { level, controller } => {
+                // It would take the limits of a group with it that somebody has made since.
+                Done::Enabled { level, before, .. } if !group::below(&level).is_subset(&before) => Ok(()),
+                Done::Enabled { level, controller, .. } => {
                     files::write(&level.join("cgroup.subtree_control"), &format!("-{controller}"))
                 }
                 Done::Wrote { file, old } => old.iter().try_for_each(|line| files::write(&file, line)),
@@ -135,8 +139,13 @@ fn inherit(file: &Path, undo: &mut Undo) -> Result<()> {
 
 fn enable(level: &Path, controller: &str, undo: &mut Undo) -> Result<()> {
     let file = level.join("cgroup.subtree_control");
+    // In this order: who enables it between the two makes his group after both.
+    let before = group::below(level);
+    if group::hands_down(&files::read(&file).unwrap_or_default(), controller) {
+        return Ok(()); // since the plan was made, and it is not ours to undo
+    }
     let Err(errno) = files::write(&file, &format!("+{controller}")) else {
-        undo.done.push(Done::Enabled { level: level.to_owned(), controller: controller.to_owned() });
+        undo.done.push(Done::Enabled { level: level.to_owned(), controller: controller.to_owned(), before });
         return Ok(());
     };
     Err(refusal::to_enable(level, controller, errno))
@@ -271,4 +280,29 @@ fn enter(pid: i32, file: &Path) -> Result<()> {
     let Err(errno) = files::write(file, &pid.to_string()) else { return Ok(()) };
     let error = Error::new(errno).context(format!("cannot move process {pid} into '{}'", file.display()));
     Err(refusal::to_enter(error, file, errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_that_others_use_by_now_stays_on() {
+        let level = std::env::temp_dir().join(format!("cgset-undo-{}", std::process::id()));
+        let file = level.join("cgroup.subtree_control");
+        fs::create_dir_all(level.join("old")).unwrap();
+        for (new, last) in [("old", "-memory\n"), ("other", "+memory\n")] {
+            fs::write(&file, "").unwrap();
+            let mut undo = Undo { done: Vec::new() };
+            enable(&level, "memory", &mut undo).unwrap();
+            fs::create_dir_all(level.join(new)).unwrap();
+            drop(undo);
+            assert_eq!(fs::read_to_string(&file).unwrap(), last);
+        }
+        // Nor is it ours if it was on before.
+        let mut undo = Undo { done: Vec::new() };
+        enable(&level, "memory", &mut undo).unwrap();
+        assert!(undo.done.is_empty());
+        fs::remove_dir_all(&level).unwrap();
+    }
 }

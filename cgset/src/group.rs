@@ -1,5 +1,7 @@
 //! group: the directories of one group, one a tree, and who is inside.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +74,18 @@ pub fn tree(top: &Path) -> Vec<PathBuf> {
     }
     found.reverse();
     found
+}
+
+/// The names of the groups right below.
+pub fn below(dir: &Path) -> BTreeSet<OsString> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.file_name()).collect()
+}
+
+/// Whether `on`, the text of cgroup.subtree_control, names a controller. (A fixture's file holds what was written
+/// to it: "+memory".)
+pub fn hands_down(on: &str, controller: &str) -> bool {
+    on.split_whitespace().any(|word| word.trim_start_matches('+') == controller)
 }
 
 /// The processes of one directory. 0 stands for one of another pid namespace.

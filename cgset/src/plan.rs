@@ -181,8 +181,7 @@ fn enable(plan: &mut Plan, hierarchy: &Hierarchy, level: &Path, words: &[&Word])
     let on = files::read(&level.join("cgroup.subtree_control")).unwrap_or_default();
     for word in words.iter().filter(|w| hierarchy.takes(w)) {
         let controller = word.controller(true).unwrap_or_default();
-        // A fixture's file holds what was written to it: "+memory".
-        let have = on.split_whitespace().any(|c| c.trim_start_matches('+') == controller);
+        let have = group::hands_down(&on, controller);
         let step = Step::Enable { level: level.to_owned(), controller: controller.to_owned() };
         if controller != "cgroup" && !have && !plan.steps.contains(&step) {
             plan.steps.push(step);
