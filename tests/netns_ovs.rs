@@ -396,6 +396,9 @@ fn a_port_of_open_vswitch_is_replaced_or_undone_whatever_struck_its_link() {
         CALLS='sendto' STEP=4; each_call KILL replaced $link --check 2; each_call TERM undone $link --check 2
         $link --no-check; STEP=1; each_call KILL severed netns unlink web:eth0
         again() { $link --no-check; reaches web 10.0.0.254; }; each_call KILL again netns unlink web:eth0
+        # With its name a ship loses its ports, or neither.
+        named() { if netns list | grep -q web; then same "$(ports br0)" 1; netns del web; fi; same "$(ports br0)" 0; netns add web; $link --no-check; }
+        $link --no-check; STEP=2; each_call TERM named netns del web
         # A tunnel is a port like any other.
         netns unlink web:eth0; tunnel='netns tunnel add br0 t0 vxlan remote 192.0.2.9'
         uncut() { $tunnel; $tunnel; netns tunnel del br0 t0; none; }

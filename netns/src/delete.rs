@@ -99,9 +99,10 @@ pub fn delete(options: &Options) -> Result<()> {
     if options.manner.dry_run {
         return options.manner.tell(&changes, &[]);
     }
+    signals.check()?;
     withdrawal.map_or(Ok(()), Withdrawal::act_and_say)?;
     // While the names are there: killed afterwards, the next one would not know whose ports they were.
-    close_ports(&doomed, &removal.names, &signals)?;
+    close_ports(&doomed, &removal.names)?;
     removal.act()?;
     for (name, pids) in &doomed.in_use {
         cut(socket.as_mut().expect("opened for --force"), &links, name)?;
@@ -116,7 +117,7 @@ pub fn delete(options: &Options) -> Result<()> {
 }
 
 /// A bridge of Linux forgets a port with its device; Open vSwitch does not.
-fn close_ports(doomed: &Doomed, going: &[&str], signals: &Signals) -> Result<()> {
+fn close_ports(doomed: &Doomed, going: &[&str]) -> Result<()> {
     if !ovs::is_here() {
         return Ok(());
     }
@@ -125,7 +126,7 @@ fn close_ports(doomed: &Doomed, going: &[&str], signals: &Signals) -> Result<()>
     let ends = |inode: u64| others.iter().all(|entry| entry.inode != Some(inode));
     let ended = doomed.names.iter().filter(|(_, inode)| ends(*inode)).map(|(name, _)| name.as_str());
     let cut = doomed.in_use.iter().map(|(name, _)| name.as_str());
-    plug::forget(&ended.chain(cut).collect::<Vec<_>>(), signals);
+    plug::forget(&ended.chain(cut).collect::<Vec<_>>());
     Ok(())
 }
 

@@ -16,7 +16,6 @@ use crate::netlink::{Message, Socket, errno};
 use crate::ovs::tunnel::mtu_through;
 use crate::ovs::{self, NewPort, Ovs, Tunnel};
 use crate::rtnl::{self, Link, PortState, VlanEntry};
-use crate::signals::Signals;
 use crate::sys;
 
 /// How long a port may take until it forwards: the kernel does it in its own time, mostly below 1 ms.
@@ -128,8 +127,9 @@ pub fn pull(machine: &mut Machine, outer: &[Link]) -> Result<()> {
     Ok(())
 }
 
-/// Before ships end, and with them the devices: the ports of their links, as in `pull`.
-pub fn forget(ships: &[&str], signals: &Signals) {
+/// Before ships end, and with them the devices: the ports of their links, as in `pull`. Not to be stopped
+/// half-way.
+pub fn forget(ships: &[&str]) {
     let close = || {
         let Some(mut ovs) = Ovs::find()? else { return Ok(()) };
         let mut outside = Socket::open()?;
@@ -138,7 +138,7 @@ pub fn forget(ships: &[&str], signals: &Signals) {
             link.master.is_none() && belongs_to(link).is_some_and(|(ship, _)| ships.contains(&ship))
         };
         unmark(&mut outside, links.iter().filter(theirs).map(|link| &*link.name));
-        ovs.delete_ports_of(ships, Some(signals))
+        ovs.delete_ports_of(ships, None)
     };
     let done: Result<()> = close();
     if let Err(error) = done {
