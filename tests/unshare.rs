@@ -268,17 +268,17 @@ fn fstab_lines_are_mounted_inside_the_root() {
     let before = r#"
         mkdir $T/data; echo hello >$T/data/file; echo name >$T/single
         printf '%s\n' '# comment' '' "$T/data /srv/data none bind,ro,x-mount.mkdir 0 0" \
-            "$T/single /etc/single none bind,x-mount.mkdir" \
+            "$T/single /new/single none bind,x-mount.mkdir=0750" \
             'tmpfs /run tmpfs nosuid,size=64k,mode=700,x-mount.mkdir' \
             '/nowhere /mnt none bind,nofail,x-mount.mkdir' >$T/fstab
     "#;
     jailed(
         before,
         "--fstab $T/fstab",
-        "cat /srv/data/file /etc/single; touch /srv/data/new || echo refused; stat -c %a /run",
+        "cat /srv/data/file /new/single; touch /srv/data/new || echo refused; stat -c %a /run /new",
     )
     .ended_with(0)
-    .printed("hello\nname\nrefused\n700\n");
+    .printed("hello\nname\nrefused\n700\n750\n");
     let missing = "echo 'tmpfs /run tmpfs defaults' >$T/fstab";
     jailed(missing, "--fstab $T/fstab", "true")
         .ended_with(1)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
+use nix::sys::stat::Mode;
 
 use crate::fail::{self, Usage};
 use crate::rooted;
@@ -25,8 +26,8 @@ pub struct Line {
     pub propagation: Option<MsFlags>,
     /// What the file system itself understands.
     pub data: OsString,
-    /// x-mount.mkdir: make the target when it is missing, a directory with this mode.
-    pub mkdir: bool,
+    /// x-mount.mkdir[=MODE]: make the target when it is missing, its directories with this mode.
+    pub mkdir: Option<Mode>,
     /// A missing source or target is no failure.
     pub nofail: bool,
 }
@@ -91,9 +92,9 @@ impl Line {
     /// Where to mount, inside `root`; made when the line asks for it.
     pub fn place(&self, root: BorrowedFd<'_>, directory: bool) -> Result<OwnedFd> {
         let found = match (self.mkdir, directory) {
-            (false, _) => rooted::open_path(root, &self.target),
-            (true, true) => rooted::make_dirs(root, &self.target),
-            (true, false) => rooted::make_file(root, &self.target),
+            (None, _) => rooted::open_path(root, &self.target),
+            (Some(mode), true) => rooted::make_dirs_with(root, &self.target, mode),
+            (Some(mode), false) => rooted::make_file(root, &self.target, mode),
         };
         found.map_err(|errno| match errno {
             Errno::ENOENT => fail::hint(Error::new(errno), "add the option x-mount.mkdir to make it"),
@@ -169,7 +170,7 @@ fn make(source: OsString, target: PathBuf, kind: OsString, options: &OsStr) -> R
         flags: MsFlags::empty(),
         propagation: None,
         data: OsString::new(),
-        mkdir: false,
+        mkdir: None,
         nofail: false,
     };
     for word in options.as_bytes().split(|b| *b == b',').filter(|w| !w.is_empty()) {
@@ -197,8 +198,10 @@ fn option(line: &mut Line, word: &OsStr) -> Result<()> {
         line.bind = Some(Bind::Recursive);
     } else if word == "nofail" {
         line.nofail = true;
-    } else if word == "x-mount.mkdir" || word.as_bytes().starts_with(b"x-mount.mkdir=") {
-        line.mkdir = true;
+    } else if word == "x-mount.mkdir" {
+        line.mkdir = Some(rooted::USUAL);
+    } else if let Some(mode) = word.as_bytes().strip_prefix(b"x-mount.mkdir=") {
+        line.mkdir = Some(octal(mode)?);
     } else if word == "loop" || word == "remount" {
         let word = word.to_string_lossy();
         return Err(anyhow!(Usage(format!("the option '{word}' needs mount(8): mount it before"))));
@@ -209,6 +212,12 @@ fn option(line: &mut Line, word: &OsStr) -> Result<()> {
         line.data.push(word);
     }
     Ok(())
+}
+
+fn octal(word: &[u8]) -> Result<Mode> {
+    let text = String::from_utf8_lossy(word);
+    let mode = u32::from_str_radix(&text, 8).ok().and_then(Mode::from_bits);
+    mode.ok_or_else(|| anyhow!(Usage(format!("x-mount.mkdir={text}: not a mode, such as 0755"))))
 }
 
 /// fstab(5): a space is \040, a tab \011, a newline \012, a backslash \134.
@@ -254,7 +263,8 @@ mod tests {
     #[test]
     fn what_the_kernel_does_not_know_goes_to_the_file_system() {
         let line = one("tmpfs /run tmpfs nosuid,size=10m,mode=755,x-mount.mkdir,x-other=1,defaults");
-        assert_eq!((line.data, line.mkdir), ("size=10m,mode=755".into(), true));
+        assert_eq!((line.data, line.mkdir), ("size=10m,mode=755".into(), Some(rooted::USUAL)));
+        assert_eq!(one("a /b none bind,x-mount.mkdir=0700").mkdir, Some(Mode::S_IRWXU));
     }
 
     #[test]
@@ -295,6 +305,8 @@ mod tests {
             ("/a b none bind", "slash"),
             ("/a /b none bind,size=1", "no option 'size=1'"),
             ("/a /b ext4 loop", "mount(8)"),
+            ("/a /b none bind,x-mount.mkdir=rwx", "not a mode"),
+            ("/a /b none bind,x-mount.mkdir=", "not a mode"),
         ] {
             assert!(parse(text.as_bytes()).unwrap_err().to_string().contains(why), "{text}");
         }

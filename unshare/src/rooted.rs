@@ -33,8 +33,16 @@ pub fn open_path(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     open(root, path, OFlag::O_PATH, Mode::empty())
 }
 
+/// Of directories that are made by the way.
+pub const USUAL: Mode = Mode::from_bits_truncate(0o755);
+
 /// Makes the directory `path` and all above it, inside `root`, and opens it as a place to mount on.
 pub fn make_dirs(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    make_dirs_with(root, path, USUAL)
+}
+
+/// As `make_dirs`; those that are made have this mode.
+pub fn make_dirs_with(root: BorrowedFd<'_>, path: &Path, mode: Mode) -> Result<OwnedFd> {
     if let Ok(fd) = open(root, path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()) {
         return Ok(fd);
     }
@@ -42,7 +50,7 @@ pub fn make_dirs(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     for part in path.components() {
         let Component::Normal(name) = part else { continue };
         let parent = open_path(root, &made)?;
-        match mkdirat(parent.as_fd(), name, Mode::from_bits_truncate(0o755)) {
+        match mkdirat(parent.as_fd(), name, mode) {
             Ok(()) | Err(Errno::EEXIST) => made.push(name),
             Err(errno) => return Err(errno),
         }
@@ -51,12 +59,13 @@ pub fn make_dirs(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
 }
 
 /// Makes the empty file `path` inside `root` unless something is there, and opens it as a place to mount on.
-pub fn make_file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+/// Directories above it that are made have the mode `above`.
+pub fn make_file(root: BorrowedFd<'_>, path: &Path, above: Mode) -> Result<OwnedFd> {
     match open_path(root, path) {
         Err(Errno::ENOENT) => {}
         done => return done,
     }
-    let parent = make_dirs(root, path.parent().ok_or(Errno::EISDIR)?)?;
+    let parent = make_dirs_with(root, path.parent().ok_or(Errno::EISDIR)?, above)?;
     let name = path.file_name().ok_or(Errno::EISDIR)?;
     // O_EXCL: a dangling link of this name is not followed.
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
