@@ -339,7 +339,7 @@ mod tests {
                     Always => (vec![0, ODD], vec![]),
                     WithFlag(_, flag) => (vec![flag.into(), u64::MAX], vec![0, ODD]),
                     OneOf(_, values) => {
-                        (values.iter().map(|v| u64::from(*v) | 5 << 32).collect(), vec![0, ODD])
+                        (values.iter().map(|v| u64::from(*v) | (5 << 32)).collect(), vec![0, ODD])
                     }
                     NoneOf(_, values) => (vec![ODD, 9], values.iter().map(|v| u64::from(*v)).collect()),
                 };
@@ -354,7 +354,7 @@ mod tests {
                     assert_eq!(ask(&none, at(*value)), refused(rule.errno), "{} {value:#x}", rule.name);
                     for bit in 0..64 {
                         let kept = ask(&compile(&[arch], Caps(1 << bit)), at(*value)) == ALLOWED;
-                        assert_eq!(kept, rule.unless.0 >> bit & 1 == 1, "{} with {bit}", rule.name);
+                        assert_eq!(kept, (rule.unless.0 >> bit) & 1 == 1, "{} with {bit}", rule.name);
                     }
                 }
                 for value in good {
