@@ -1183,6 +1183,7 @@ fn two_packages_with_one_file_need_replaces() {
     let root = archive.place.at("out/root");
     assert_eq!(fs::read_to_string(root.join("etc/same")).unwrap(), "two");
     assert!(!fs::read_to_string(root.join("var/lib/dpkg/info/one.list")).unwrap().contains("/etc/same"));
+    run("mkrootfs", &["verify", root.to_str().unwrap()]).ended_with(0).printed("");
     fs::remove_dir_all(&root).unwrap();
     archive.run(&["--include=one,three"]).ended_with(5).said("both bring '/etc/same'");
     archive.nothing_is_left();

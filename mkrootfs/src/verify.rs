@@ -60,7 +60,12 @@ fn problems(tree: &Tree) -> Result<Vec<String>> {
         match end {
             "list" => missing(tree, text.lines().map(&place), &conffiles, &mut found),
             "md5sums" => {
+                // A file that another package has replaced is in that one's list, and no longer in this.
+                let list = tree.read(&format!("{ADMIN}/info/{stem}.list")).unwrap_or_default();
+                let list = String::from_utf8_lossy(&list);
+                let own: HashSet<&str> = list.lines().collect();
                 let sums = text.lines().filter_map(|line| line.split_once("  "));
+                let sums = sums.filter(|(_, path)| own.contains(format!("/{path}").as_str()));
                 // Of a configuration file dpkg's own sum counts.
                 let sums = sums.filter(|(_, path)| !conffiles.contains_key(&format!("/{path}")));
                 let sums = sums.map(|(sum, path)| (place(&format!("/{path}")), sum.to_owned()));
