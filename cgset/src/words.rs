@@ -226,10 +226,12 @@ fn refuse_deadly(text: &str, object: &str, knob: Knob, amount: &Amount) -> Resul
     };
     if deadly {
         let error = usage(format!("'{text}' is a limit that nothing can live with"));
-        return Err(hint(
-            error,
-            "if it is meant: --force; sizes without a unit are bytes, mem=100M are mebibytes",
-        ));
+        return Err(match knob {
+            Procs => hint(error, "if it is meant: --force; nobody inside could fork"),
+            _ => {
+                hint(error, "if it is meant: --force; sizes without a unit are bytes, mem=100M are mebibytes")
+            }
+        });
     }
     Ok(())
 }

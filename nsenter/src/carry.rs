@@ -171,7 +171,7 @@ fn mount_procs(procs: &[&Load], namespaces: &Namespaces, root: &OwnedFd) -> Resu
 fn forgive(line: &Line, done: Result<()>) -> Result<()> {
     match done {
         Err(e) if line.nofail && fail::find(&e) == Some(&Errno::ENOENT) => Ok(()),
-        done => done.with_context(|| format!("cannot mount '{}'", line.target.display())),
+        done => done.with_context(|| format!("cannot mount {}", line.named())),
     }
 }
 

@@ -89,6 +89,15 @@ pub fn read(file: &Path) -> Result<Vec<Line>> {
 }
 
 impl Line {
+    /// "'/data'", with the device where it is one: what an error is about.
+    pub fn named(&self) -> String {
+        let target = self.target.display();
+        match self.bind.is_none() && self.source.as_encoded_bytes().starts_with(b"/") {
+            true => format!("'{}' on '{target}'", self.source.to_string_lossy()),
+            false => format!("'{target}'"),
+        }
+    }
+
     /// Where to mount, inside `root`; made when the line asks for it.
     pub fn place(&self, root: BorrowedFd<'_>, directory: bool) -> Result<OwnedFd> {
         let found = match (self.mkdir, directory) {

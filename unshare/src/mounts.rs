@@ -117,7 +117,7 @@ fn fill(world: &World, table: &[Line], root: &OwnedFd) -> Result<()> {
     for line in table {
         match mount_line(root.as_fd(), line) {
             Err(e) if line.nofail && fail::find(&e) == Some(&Errno::ENOENT) => {}
-            done => done.with_context(|| format!("cannot mount '{}'", line.target.display()))?,
+            done => done.with_context(|| format!("cannot mount {}", line.named()))?,
         }
     }
     if world.mask_paths {
