@@ -406,6 +406,8 @@ fn the_targets_environment_is_the_whole_and_names_the_program() {
         env -i PATH=$T/bin A=1 A=2 /bin/sh -c 'echo up; exec /bin/sleep 60' >$T/up &
         full=$!
         read line <$T/up
+        # In the midst of an exec there is no environment to be read.
+        until grep -qx sleep /proc/$full/comm && grep -qz '^PATH=' /proc/$full/environ; do sleep 0.02; done
         "$BIN/nsenter" -t $full -e -n only-there
         kill $bare $full
     "#,
