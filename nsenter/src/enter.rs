@@ -165,7 +165,11 @@ fn fork(kill_child: Option<i32>, forward: SigSet, groups: Option<Groups>) -> Res
         }
         ForkResult::Parent { child } => {
             drop(groups);
-            end_as(Wait { forward, follow_stops: true }.wait_for(child)?)
+            let wait = Wait { forward, follow_stops: true };
+            end_as(match wait.for_a_moment(child) {
+                Some(end) => end,
+                None => wait.wait_for(child)?,
+            })
         }
     }
 }

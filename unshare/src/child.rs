@@ -90,6 +90,19 @@ impl Wait {
         }
     }
 
+    /// How `child` ended, if it does so within 0.3 ms. Who sleeps has to be woken, on a machine that is idle by
+    /// way of a processor that sleeps too: a tenth of all the time that a short program takes. On a machine that is
+    /// not, others get the processor each time.
+    pub fn for_a_moment(&self, child: Pid) -> Option<End> {
+        (0..300).find_map(|_| match sys::wait(child, WaitPidFlag::WNOHANG) {
+            Ok(Waited::Ended(_, end)) => Some(end),
+            _ => {
+                std::thread::yield_now();
+                None
+            }
+        })
+    }
+
     fn pass_one_down(&self, child: Pid) -> Result<()> {
         let mut set = self.forward;
         set.add(Signal::SIGCHLD);
