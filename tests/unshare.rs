@@ -241,6 +241,37 @@ fn pivot_root_leaves_nothing_of_the_old_root_and_lets_the_host_unmount() {
     .printed("");
 }
 
+/// pivot_root(2) from a chroot(2) changes the caller's root directory alone, and letting shared mounts go that are
+/// outside of it would unmount them everywhere.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_jail_made_in_a_chroot_has_nothing_of_the_host_either() {
+    if theirs() {
+        return;
+    }
+    for kind in ["private", "shared"] {
+        inside(&format!(
+            r#"{TREE}
+        mkdir $T/host
+        mount --rbind / $T/host
+        mount --make-r{kind} /
+        mount -t tmpfs other /mnt && mkdir /mnt/deep && mount -t tmpfs deep /mnt/deep
+        wc -l </proc/self/mountinfo >$T/before
+        mkfifo $T/up $T/down
+        chroot $T/host "$BIN/unshare" --jail --pid-file $T/pid --pivot-root $T/root /bin/sh -c 'echo up; read x' <$T/down >$T/up &
+        exec 4>$T/down
+        read line <$T/up
+        wc -l </proc/self/mountinfo | cmp - $T/before && echo the mounts of the host are there
+        "$BIN/nsenter" -t $(cat $T/pid) -m /bin/ls /
+        exec 4>&-
+        wait $! || :
+    "#
+        ))
+        .ended_with(0)
+        .printed("the mounts of the host are there\nbin\ndev\netc\nproc\nsys\n");
+    }
+}
+
 #[test]
 #[ignore = "needs root: tests/run"]
 fn the_private_dev_holds_the_harmless_devices_and_works() {

@@ -8,13 +8,14 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::CloneFlags;
 use nix::sys::stat::{Mode, SFlag, fstat, makedev};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{chdir, chroot, fchdir, pivot_root};
+use nix::unistd::{chdir, chroot, fchdir, getpid, pivot_root};
 use unshare::fstab::{self, Bind, Line};
 use unshare::{fail, rooted, sys};
 
@@ -335,20 +336,48 @@ fn change_root(root: &OwnedFd) -> Result<()> {
     Ok(chdir("/")?)
 }
 
-/// pivot_root(2), "new_root and put_old may be the same": the old root lies over the new one for a moment,
-/// and the working directory is in it until it is let go.
+/// The old root is let go as a slave: whatever --propagation has left shared, nothing is unmounted anywhere else.
 fn pivot(root: &OwnedFd) -> Result<()> {
-    let old = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    fchdir(root)?;
-    pivot_root(".", ".").map_err(|errno| match errno {
-        Errno::EINVAL => {
-            fail::hint(Error::new(errno), "the host's root is an initramfs or a shared mount: use --root")
+    let top = || open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    let callers = top()?;
+    leave_chroot().context("cannot leave the root directory of the caller")?;
+    let old = match (top()?, swap_roots(root)) {
+        // The new root lies over the old "/" itself, and so the way out has led to the new one.
+        (_, Err(Errno::EBUSY)) => {
+            change_root(&callers)?;
+            swap_roots(root)?;
+            callers
         }
-        _ => Error::new(errno),
-    })?;
+        (_, Err(Errno::EINVAL)) => {
+            let why = "the host's root is an initramfs or a shared mount: use --root";
+            return Err(fail::hint(Errno::EINVAL.into(), why));
+        }
+        (old, done) => done.map(|()| old)?,
+    };
     fchdir(&old)?;
-    umount2(".", MntFlags::MNT_DETACH).context("cannot detach the old root")?;
+    mount(None::<&str>, ".", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
+        .and_then(|()| umount2(".", MntFlags::MNT_DETACH))
+        .context("cannot detach the old root")?;
     Ok(chdir("/")?)
+}
+
+/// pivot_root(2), "new_root and put_old may be the same": the old root lies over the new one for a moment.
+fn swap_roots(root: &OwnedFd) -> nix::Result<()> {
+    fchdir(root)?;
+    pivot_root(".", ".")
+}
+
+/// To the root of the mount namespace, where setns(2) leads, be it to our own. In a chroot(2) pivot_root(2) would
+/// change no more than our own root directory: who enters the namespace later would come out on the host.
+fn leave_chroot() -> Result<()> {
+    match sys::pidfd_open(getpid()).and_then(|me| sys::setns(me.as_fd(), CloneFlags::CLONE_NEWNS)) {
+        // By process only since Linux 5.8 (EINVAL).
+        Err(errno) if is_missing(errno) || errno == Errno::EINVAL => {
+            let file = open("/proc/self/ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+            Ok(sys::setns(file.as_fd(), CloneFlags::CLONE_NEWNS)?)
+        }
+        done => Ok(done?),
+    }
 }
 
 pub fn kind_of(fd: &OwnedFd) -> nix::Result<SFlag> {
