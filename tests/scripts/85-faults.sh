@@ -85,7 +85,7 @@ calls() {
 		}
 		END {
 			# These cannot fail, nor do C libraries look; execve is the program itself.
-			split("execve exit_group close rt_sigprocmask rt_sigtimedwait wait4 umask geteuid getegid getpid gettid getppid " \
+			split("execve exit_group close rt_sigprocmask rt_sigtimedwait wait4 sched_yield umask geteuid getegid getpid gettid getppid " \
 				"set_tid_address", cannot)
 			for (i in cannot) delete most[cannot[i]]
 			for (call in most) for (n = 1; n <= most[call]; n++)
