@@ -6,11 +6,11 @@ use std::thread;
 
 use anyhow::{Context, Error, Result, bail};
 
-use crate::bootstrap::Job;
 use crate::cache::Cache;
 use crate::deb;
 use crate::digest;
 use crate::fetch::{Fetcher, Wanted};
+use crate::job::Job;
 use crate::keyring;
 use crate::mirror::Source;
 use crate::progress;

@@ -15,9 +15,9 @@ use crate::fetch::Fetcher;
 use crate::hook;
 use crate::host;
 use crate::install::Installer;
+use crate::job::Job;
 use crate::keyring;
 use crate::lock;
-use crate::mirror::Source;
 use crate::packages::Index;
 use crate::power::Power;
 use crate::progress::{Progress, size};
@@ -27,20 +27,6 @@ use crate::target::Form;
 use crate::tree::{self, Tree};
 use crate::trouble::Kind;
 use crate::verify;
-
-/// What is asked for, checked.
-pub struct Job {
-    pub suite: String,
-    pub sources: Vec<Source>,
-    pub arch: String,
-    pub options: Options,
-    /// Take away what differs from run to run: the root is packed, or wanted the same each time.
-    pub tidy: bool,
-    pub power: Power,
-    pub form: Form,
-    /// Nobody else can write to the cache: bases may be kept there.
-    pub private: bool,
-}
 
 const POLICY: &[u8] = b"#!/bin/sh\nexit 101\n";
 

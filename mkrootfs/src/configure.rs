@@ -28,7 +28,7 @@ use nix::unistd::{ForkResult, Pid, chdir, chroot, pipe2, pivot_root};
 use unshare::caps::{self, Caps};
 use unshare::child::shell_status;
 
-use crate::dpkg::Installed;
+use crate::dpkg::{ADMIN, Installed};
 use crate::idle;
 use crate::progress::Progress;
 use crate::supervise;
@@ -42,8 +42,6 @@ const CAPS: &str = "default,mknod,ipc_lock,sys_nice,sys_resource";
 
 /// Lines of a failing script that are shown.
 const TAIL: usize = 20;
-
-pub const ADMIN: &str = "/var/lib/dpkg";
 
 pub fn configure(root: &Path, packages: &[Installed], devices: bool, progress: &Progress) -> Result<()> {
     let (said, say) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;

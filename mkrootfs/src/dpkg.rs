@@ -10,6 +10,8 @@ use crate::packages::{Package, field};
 use crate::tree::{Tree, write_at};
 use crate::unpack::Unpacked;
 
+pub const ADMIN: &str = "/var/lib/dpkg";
+
 /// A package whose files are in the tree.
 pub struct Installed<'a> {
     pub package: Package<'a>,

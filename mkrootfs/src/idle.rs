@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
-use crate::configure::ADMIN;
+use crate::dpkg::ADMIN;
 
 /// In the tree.
 const HELPER: &str = "/usr/bin/dpkg-maintscript-helper";

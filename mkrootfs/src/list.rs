@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use unshare::fail;
 
-use crate::bootstrap::{self, Job};
+use crate::bootstrap;
+use crate::job::Job;
 use crate::packages::Package;
 use crate::resolve::Selection;
 use crate::staging;

@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::archive::Suite;
-use crate::bootstrap::Job;
+use crate::job::Job;
 use crate::packages::{Index, field};
 use crate::release::Release;
 use crate::resolve::Selection;

@@ -22,6 +22,7 @@ mod host;
 mod idle;
 mod import;
 mod install;
+mod job;
 mod keyring;
 mod list;
 mod lock;
@@ -45,6 +46,7 @@ mod target;
 mod tree;
 mod trouble;
 mod unpack;
+mod verdict;
 mod verify;
 mod version;
 mod xz;
@@ -90,7 +92,7 @@ fn run(command: Command) -> Result<u8> {
             let job = job(suite, &mirrors, options)?;
             // Whose the cache is shows outside of a user namespace only.
             let private = job.options.base && base::is_private(&Cache::open(job.options.cache.as_deref())?)?;
-            let job = bootstrap::Job { tidy, form, private, power: power::take()?, ..job };
+            let job = job::Job { tidy, form, private, power: power::take()?, ..job };
             stage(&target, &job.options, Content::Made(job.power), |root, scratch| {
                 bootstrap::make(&job, root, scratch)
             })
@@ -126,7 +128,7 @@ fn run(command: Command) -> Result<u8> {
     }
 }
 
-fn job(suite: String, mirrors: &[String], options: Options) -> Result<bootstrap::Job> {
+fn job(suite: String, mirrors: &[String], options: Options) -> Result<job::Job> {
     let wish = mirror::Wish {
         suite: &suite,
         mirrors,
@@ -136,7 +138,7 @@ fn job(suite: String, mirrors: &[String], options: Options) -> Result<bootstrap:
     };
     let sources = mirror::sources(&wish)?;
     let arch = host::arch(options.arch.as_deref(), options.foreign || options.names)?;
-    Ok(bootstrap::Job {
+    Ok(job::Job {
         suite,
         sources,
         arch,

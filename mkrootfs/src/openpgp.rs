@@ -14,8 +14,7 @@ use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureType, SubpacketData};
 use pgp::types::{KeyDetails, Tag};
 
-use crate::release::AHEAD;
-use crate::signature::Verdict;
+use crate::verdict::{AHEAD, Verdict};
 
 const END: &str = "-----END PGP SIGNATURE-----";
 

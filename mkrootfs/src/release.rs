@@ -11,9 +11,7 @@ use crate::digest;
 use crate::keyring::Keyrings;
 use crate::signature::{self, take_apart};
 use crate::trouble::Kind;
-
-/// How far a mirror's clock may be ahead of ours, in seconds.
-pub const AHEAD: i64 = 3600;
+use crate::verdict::AHEAD;
 
 const NOT_VALID: &str = "cannot use the Release file";
 

@@ -13,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::trouble::Kind;
+use crate::verdict::Verdict;
 
 /// The message and the signature of a clear-signed file (RFC 9580, section 7).
 pub fn take_apart(bytes: &[u8]) -> Result<(String, Vec<u8>)> {
@@ -46,18 +47,6 @@ pub fn take_apart(bytes: &[u8]) -> Result<(String, Vec<u8>)> {
         lines.push(line.trim_end_matches([' ', '\t', '\r']));
     }
     Ok((lines.join("\n"), format!("-----BEGIN PGP SIGNATURE-----\n{signature}").into_bytes()))
-}
-
-/// One signature, as a verifier sees it. The text is the id of the key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Good,
-    Bad(String),
-    Unknown(String),
-    Expired(String),
-    Revoked(String),
-    /// By a digest that can be forged, which is named.
-    Weak(String, &'static str),
 }
 
 /// A text and its signature in files, for programs that read files.

@@ -22,7 +22,7 @@ use unshare::fail::{self, Statuses, Usage};
 use unshare::fstab::{self, Bind, Line};
 use unshare::{rooted, sys};
 
-use crate::enter::{self, With};
+use crate::join::{ALL, With, hint_on_fork, join};
 use crate::namespaces::Namespaces;
 
 const PLACE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
@@ -112,7 +112,7 @@ pub fn deliver(loads: &[Load], namespaces: &Namespaces, root: Option<&OwnedFd>) 
     }
     let end = in_child(|| {
         let callers = open("/", PLACE, Mode::empty())?;
-        enter::enter(namespaces, enter::ALL - CloneFlags::CLONE_NEWPID, With::UserIfNeeded)?;
+        join(namespaces, ALL - CloneFlags::CLONE_NEWPID, With::UserIfNeeded)?;
         let root = match root {
             Some(root) => root.try_clone()?,
             None => open("/", PLACE, Mode::empty())?,
@@ -160,7 +160,7 @@ fn mount_procs(procs: &[&Load], namespaces: &Namespaces, root: &OwnedFd) -> Resu
     in_child(|| {
         fchdir(root).and_then(|()| chroot(".")).context("cannot change root directory")?;
         sys::prctl(libc::PR_SET_DUMPABLE, 0).context("cannot become undumpable")?;
-        enter::enter(namespaces, CloneFlags::CLONE_NEWPID, With::UserIfNeeded)?;
+        join(namespaces, CloneFlags::CLONE_NEWPID, With::UserIfNeeded)?;
         in_child(|| {
             procs.iter().try_for_each(|load| forgive(&load.line, mount_one(load)))?;
             Ok(End::Status(0))
@@ -232,7 +232,7 @@ fn is_dir(fd: &OwnedFd) -> nix::Result<bool> {
 /// Runs `work` in a child and waits for it. What goes wrong there is said there.
 fn in_child(work: impl FnOnce() -> Result<End>) -> Result<End> {
     let held = Held::block(&SigSet::empty(), false)?;
-    match sys::fork().context("fork failed").map_err(enter::hint_on_fork)? {
+    match sys::fork().context("fork failed").map_err(hint_on_fork)? {
         ForkResult::Child => end_as(work().unwrap_or_else(|error| {
             let statuses = Statuses { usage: 1, failure: 1 };
             End::Status(i32::from(fail::report("nsenter", &error, &statuses)))

@@ -5,20 +5,16 @@
 //! closed, and the process is made undumpable, which hides its /proc/PID links and our binary from all but
 //! CAP_SYS_PTRACE (CVE-2016-9962, CVE-2019-5736). The program itself is dumpable again, by its exec.
 
-use std::os::fd::AsFd;
-
-use anyhow::{Context, Error, Result};
-use nix::errno::Errno;
+use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
 use nix::sys::signal::SigSet;
 use nix::unistd::{ForkResult, chdir, chroot, dup2_stderr, fchdir, setgroups};
 use unshare::child::{DeathTie, Held, Wait, end_as};
-use unshare::ns::{KINDS, Kind};
-use unshare::{exec, fail, sys};
+use unshare::{exec, sys};
 
 use crate::cgroup::Groups;
 use crate::credentials;
-use crate::namespaces::Namespaces;
+use crate::join::{ALL, With, hint_on_fork, join};
 use crate::pty;
 use crate::target::Target;
 
@@ -35,7 +31,7 @@ fn go(mut target: Target, terminal: Option<Option<DeathTie>>) -> Result<()> {
     // Entering a user namespace may leave us without the right to this: then the result below counts.
     let groups_dropped = target.setgid.is_some() && setgroups(&[]).is_ok();
     credentials::raise(&target)?;
-    enter(&target.namespaces, ALL, With::User)?;
+    join(&target.namespaces, ALL, With::User)?;
     change_directories(&target)?;
     target.close();
     // Before the fork: who looks at the child, and may, finds no more power in it than the program will have.
@@ -59,78 +55,6 @@ fn go(mut target: Target, terminal: Option<Option<DeathTie>>) -> Result<()> {
         filter.load().context("cannot restrict the system calls")?;
     }
     Err(exec::exec_in(&target.argv, target.environment))
-}
-
-/// Kinds that nix has no name for, too.
-pub const ALL: CloneFlags = CloneFlags::from_bits_retain(!0);
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum With {
-    User,
-    /// The user namespace only where the others cannot be entered without it.
-    UserIfNeeded,
-}
-
-/// Enters those that are `wanted`, in two rounds. Root that enters a container of somebody else must join the
-/// user namespace last, while it may still do all; a user who enters his own must join it first, to be allowed
-/// anything. So the first round leaves the user namespace out and forgives; the second does what is left.
-pub fn enter(namespaces: &Namespaces, wanted: CloneFlags, with: With) -> Result<()> {
-    let user = CloneFlags::CLONE_NEWUSER;
-    let mut left = namespaces.mask() & wanted;
-    join(namespaces, &mut left, user, &mut |_, _| Ok(()))?;
-    if with == With::UserIfNeeded && (left - user).is_empty() {
-        return Ok(());
-    }
-    join(namespaces, &mut left, CloneFlags::empty(), &mut |errno, kind| {
-        let wanted = kind.map_or(namespaces.of_target, |kind| kind.flag);
-        Err(hint(errno, wanted)).with_context(|| match kind {
-            Some(kind) => format!("reassociate to namespace '{}' failed", kind.file),
-            None => "reassociate to namespaces failed".into(),
-        })
-    })
-}
-
-/// One round: what is `left` but not `later`.
-fn join(
-    namespaces: &Namespaces,
-    left: &mut CloneFlags,
-    later: CloneFlags,
-    failed: &mut dyn FnMut(Errno, Option<&Kind>) -> Result<()>,
-) -> Result<()> {
-    let now = (namespaces.of_target & *left) - later;
-    if let (Some(target), false) = (&namespaces.target, now.is_empty()) {
-        match sys::setns(target.as_fd(), now) {
-            Ok(()) => *left -= now,
-            Err(errno) => failed(errno, None)?,
-        }
-    }
-    for (fd, kind) in &namespaces.of_files {
-        if !left.contains(kind.flag) || later.contains(kind.flag) {
-            continue;
-        }
-        match sys::setns(fd.as_fd(), kind.flag) {
-            Ok(()) => *left -= kind.flag,
-            Err(errno) => failed(errno, Some(kind))?,
-        }
-    }
-    Ok(())
-}
-
-fn hint(errno: Errno, wanted: CloneFlags) -> Error {
-    let error = Error::new(errno);
-    let missing = KINDS.iter().find(|kind| {
-        wanted.contains(kind.flag) && sys::exists(&format!("/proc/self/{}", kind.file)) == Ok(false)
-    });
-    match (errno, missing) {
-        (Errno::EPERM, _) => fail::hint(error, "run it as root, or enter the user namespace too (-U)"),
-        (Errno::EINVAL, Some(kind)) if sys::exists("/proc/self/ns") == Ok(true) => {
-            fail::hint(error, format!("this kernel has no {} namespaces", kind.word))
-        }
-        (Errno::EINVAL, None) if wanted.contains(CloneFlags::CLONE_NEWUSER) => {
-            fail::hint(error, "nobody can enter the user namespace that he is in: leave -U out")
-        }
-        _ => error,
-    }
 }
 
 fn change_directories(target: &Target) -> Result<()> {
@@ -171,14 +95,5 @@ fn fork(kill_child: Option<i32>, forward: SigSet, groups: Option<Groups>) -> Res
                 None => wait.wait_for(child)?,
             })
         }
-    }
-}
-
-pub fn hint_on_fork(error: Error) -> Error {
-    match error.downcast_ref() {
-        Some(Errno::ENOMEM) => {
-            fail::hint(error, "the process 1 of that pid namespace is gone: start the container again")
-        }
-        _ => error,
     }
 }

@@ -11,12 +11,14 @@ mod enter;
 #[cfg(test)]
 #[path = "../../unshare/src/fuzz.rs"]
 mod fuzz;
+mod join;
 mod namespaces;
 mod pty;
 mod relay;
 mod seal;
 mod sys;
 mod target;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -15,8 +15,8 @@ use nix::unistd::{Pid, getpgrp, read, tcgetpgrp, write};
 use unshare::child::End;
 use unshare::sys::Waited;
 
-use crate::pty::Pty;
 use crate::sys;
+use crate::terminal::Pty;
 
 /// What is read at once: a pipe that is ready to be written takes as much without waiting.
 const CHUNK: usize = 4096;

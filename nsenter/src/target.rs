@@ -16,6 +16,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::Pid;
 use unshare::caps::{self, Caps};
+use unshare::child::DeathTie;
 use unshare::exec::Environment;
 use unshare::fstab::{self, Line};
 use unshare::limits::Limit;
@@ -25,8 +26,15 @@ use crate::carry::{self, Load};
 use crate::cgroup::{self, Groups};
 use crate::cli::{Id, KeepCaps, Mount, Options, Place};
 use crate::namespaces::{self, Namespaces};
-use crate::pty::{self, Pty, Worker};
 use crate::seal;
+use crate::terminal::{self, Pty};
+
+/// The process that goes in.
+pub struct Worker {
+    /// For the last words of one that fails: its standard error is the program's terminal by then.
+    pub complaints: OwnedFd,
+    pub tie: Option<DeathTie>,
+}
 
 /// All that entering needs, by descriptor.
 pub struct Target {
@@ -170,7 +178,7 @@ fn terminal(o: &Options, target: &Target) -> Result<Pty> {
         (_, Some(Id::Number(uid)), _) => Some(uid),
         _ => None,
     };
-    pty::make(target.tree.as_ref().map(OwnedFd::as_fd), owner)
+    terminal::make(target.tree.as_ref().map(OwnedFd::as_fd), owner)
 }
 
 /// What an id inside is to us (user_namespaces(7): inside, outside, count).

@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use unshare::rooted;
 
 use crate::hints;
-use crate::mounts::{KERNEL, by_fd};
+use crate::onto::{KERNEL, by_fd};
 
 /// Mounts it on `dir` and registers an interpreter.
 ///

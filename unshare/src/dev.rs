@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat, umask};
 use nix::unistd::symlinkat;
 use unshare::rooted;
 
-use crate::mounts::{bind_on, mount_on};
+use crate::onto::{bind_on, mount_on};
 
 /// Name and numbers, from the kernel's devices.txt.
 const NODES: [(&str, u64, u64); 6] =

@@ -16,9 +16,11 @@ mod ids;
 mod init;
 mod lookup;
 mod mounts;
+mod onto;
 mod outside;
 mod pidfile;
 mod plan;
+mod root;
 
 use std::process::ExitCode;
 

@@ -11,19 +11,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::CloneFlags;
+use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{chdir, chroot, fchdir, getpid, pivot_root};
+use nix::unistd::fchdir;
 use unshare::fstab::{self, Bind, Line};
 use unshare::{fail, rooted, sys};
 
+use crate::onto::{KERNEL, bind_on, by_fd, is_missing, kind_of, mount_on};
 use crate::plan::{Root, World};
-use crate::{binfmt, dev, hints};
-
-/// Nothing in proc and sys is a program or a device.
-pub const KERNEL: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+use crate::{binfmt, dev, hints, root};
 
 /// What tells about the host or reaches the machine: hidden. The list that OCI runtimes mask.
 const HIDDEN: [&str; 13] = [
@@ -54,52 +51,9 @@ pub fn make(world: &World, table: &[Line]) -> Result<()> {
     if !world.mounts && world.root == Root::Same {
         return Ok(());
     }
-    let root = open_root(&world.root)?;
+    let root = root::open_dir(&world.root)?;
     fill(world, table, &root).map_err(hints::without_proc)?;
-    match &world.root {
-        Root::Same => Ok(()),
-        Root::Chroot(dir) => change_root(&root).with_context(|| cannot_change_root(dir)),
-        Root::Pivot(dir) => pivot(&root).with_context(|| format!("cannot pivot root to '{}'", dir.display())),
-    }
-}
-
-/// The newer calls: not there in an old kernel, or refused by an old seccomp filter around us that does not know
-/// them. The older way then tells what is wrong, if it is something else.
-fn is_missing(errno: Errno) -> bool {
-    matches!(errno, Errno::ENOSYS | Errno::EPERM)
-}
-
-fn cannot_change_root(dir: &Path) -> String {
-    format!("cannot change root directory to '{}'", dir.display())
-}
-
-fn open_root(root: &Root) -> Result<OwnedFd> {
-    let place = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let at = |dir: &Path| open(dir, place, Mode::empty()).with_context(|| cannot_change_root(dir));
-    match root {
-        Root::Same => at(Path::new("/")),
-        Root::Chroot(dir) => at(dir),
-        Root::Pivot(dir) => {
-            let on_itself = || -> nix::Result<OwnedFd> {
-                let fd = open(dir, place, Mode::empty())?;
-                match sys::open_tree_clone(fd.as_fd()) {
-                    Ok(tree) => sys::move_mount(tree.as_fd(), fd.as_fd()).map(|()| tree),
-                    Err(errno) if is_missing(errno) => {
-                        mount(
-                            Some(dir),
-                            dir,
-                            None::<&str>,
-                            MsFlags::MS_BIND | MsFlags::MS_REC,
-                            None::<&str>,
-                        )?;
-                        open(dir, place, Mode::empty())
-                    }
-                    Err(errno) => Err(errno),
-                }
-            };
-            on_itself().with_context(|| format!("cannot mount the root '{}' on itself", dir.display()))
-        }
-    }
+    root::change(&world.root, &root)
 }
 
 fn fill(world: &World, table: &[Line], root: &OwnedFd) -> Result<()> {
@@ -318,73 +272,4 @@ fn protect(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     }
     bind_on(&place, &place, MsFlags::MS_BIND)?;
     remount(&rooted::open_path(root, path)?, flags)
-}
-
-/// Mounts a file system of the kernel's own on a directory of the root.
-pub fn mount_on(root: BorrowedFd<'_>, dir: &Path, kind: &str, flags: MsFlags, data: &str) -> Result<()> {
-    let place = rooted::make_dirs(root, dir).with_context(|| format!("cannot open '{}'", dir.display()))?;
-    Ok(mount(Some(kind), by_fd(&place).as_str(), Some(kind), flags, Some(data))?)
-}
-
-pub fn bind_on(source: &OwnedFd, place: &OwnedFd, how: MsFlags) -> Result<()> {
-    Ok(mount(Some(by_fd(source).as_str()), by_fd(place).as_str(), None::<&str>, how, None::<&str>)?)
-}
-
-fn change_root(root: &OwnedFd) -> Result<()> {
-    fchdir(root)?;
-    chroot(".")?;
-    Ok(chdir("/")?)
-}
-
-/// The old root is let go as a slave: whatever --propagation has left shared, nothing is unmounted anywhere else.
-fn pivot(root: &OwnedFd) -> Result<()> {
-    let top = || open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
-    let callers = top()?;
-    leave_chroot().context("cannot leave the root directory of the caller")?;
-    let old = match (top()?, swap_roots(root)) {
-        // The new root lies over the old "/" itself, and so the way out has led to the new one.
-        (_, Err(Errno::EBUSY)) => {
-            change_root(&callers)?;
-            swap_roots(root)?;
-            callers
-        }
-        (_, Err(Errno::EINVAL)) => {
-            let why = "the host's root is an initramfs or a shared mount: use --root";
-            return Err(fail::hint(Errno::EINVAL.into(), why));
-        }
-        (old, done) => done.map(|()| old)?,
-    };
-    fchdir(&old)?;
-    mount(None::<&str>, ".", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
-        .and_then(|()| umount2(".", MntFlags::MNT_DETACH))
-        .context("cannot detach the old root")?;
-    Ok(chdir("/")?)
-}
-
-/// pivot_root(2), "new_root and put_old may be the same": the old root lies over the new one for a moment.
-fn swap_roots(root: &OwnedFd) -> nix::Result<()> {
-    fchdir(root)?;
-    pivot_root(".", ".")
-}
-
-/// To the root of the mount namespace, where setns(2) leads, be it to our own. In a chroot(2) pivot_root(2) would
-/// change no more than our own root directory: who enters the namespace later would come out on the host.
-fn leave_chroot() -> Result<()> {
-    match sys::pidfd_open(getpid()).and_then(|me| sys::setns(me.as_fd(), CloneFlags::CLONE_NEWNS)) {
-        // By process only since Linux 5.8 (EINVAL).
-        Err(errno) if is_missing(errno) || errno == Errno::EINVAL => {
-            let file = open("/proc/self/ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-            Ok(sys::setns(file.as_fd(), CloneFlags::CLONE_NEWNS)?)
-        }
-        done => Ok(done?),
-    }
-}
-
-pub fn kind_of(fd: &OwnedFd) -> nix::Result<SFlag> {
-    Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode & SFlag::S_IFMT.bits()))
-}
-
-/// A path that is exactly this descriptor: the magic link does not look anything up.
-pub fn by_fd(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
