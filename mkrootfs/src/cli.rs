@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use lexopt::prelude::*;
-use unshare::fail::Usage;
+use unshare::fail::{Usage, usage};
 
 use crate::clone::By;
 use crate::resolve::Variant;
@@ -230,7 +230,7 @@ fn option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Res
             let known = Variant::parse(&word);
             options.variant = known.ok_or_else(|| {
                 let words = "essential, apt, minbase, buildd, important or standard";
-                usage(&format!("'--variant' takes {words}, not '{word}'"))
+                usage(format!("'--variant' takes {words}, not '{word}'"))
             })?;
         }
         "exclude" => options.exclude.extend(list(parser, "--exclude", package_name)?),
@@ -246,7 +246,7 @@ fn option(name: &str, parser: &mut lexopt::Parser, options: &mut Options) -> Res
             let word = parser.value()?.string()?;
             options.format = target::parse(&word).ok_or_else(|| {
                 let words = "directory, tar, squashfs, erofs or ext4";
-                usage(&format!("'--format' takes {words}, not '{word}'"))
+                usage(format!("'--format' takes {words}, not '{word}'"))
             })?;
         }
         "overlay" => options.clone_by = By::Overlay,
@@ -341,9 +341,9 @@ fn command(words: Vec<OsString>, options: Options, given: &[&str]) -> Result<Com
         given.iter().find(|word| USES.iter().any(|(n, uses)| n == *word && !uses.contains(letter)));
     if let Some(word) = stranger {
         let name = if name.is_empty() { "bootstrap" } else { name };
-        bail!(usage(&format!("option '--{word}' is not for '{name}'")));
+        bail!(usage(format!("option '--{word}' is not for '{name}'")));
     }
-    let mut next = |what: &str| words.next().ok_or_else(|| usage(&format!("{what} is missing")));
+    let mut next = |what: &str| words.next().ok_or_else(|| usage(format!("{what} is missing")));
     let command = match letter {
         'c' => Command::Clone { source: path(next("SOURCE")?)?, target: path(next("TARGET")?)?, options },
         'p' => Command::Pack { source: path(next("SOURCE")?)?, target: path(next("TARGET")?)?, options },
@@ -370,7 +370,7 @@ fn command(words: Vec<OsString>, options: Options, given: &[&str]) -> Result<Com
     };
     match words.next() {
         Some(extra) => {
-            bail!(usage(&format!("one argument too many: '{}'", std::path::Path::new(&extra).display())))
+            bail!(usage(format!("one argument too many: '{}'", std::path::Path::new(&extra).display())))
         }
         None => Ok(command),
     }
@@ -382,7 +382,7 @@ fn texts(words: &mut impl Iterator<Item = OsString>) -> Result<Vec<String>> {
 
 fn suite(word: &str) -> Result<String> {
     if !suite_name(word) {
-        bail!(usage(&format!("not the name of a suite: '{word}'")));
+        bail!(usage(format!("not the name of a suite: '{word}'")));
     }
     Ok(word.to_owned())
 }
@@ -392,12 +392,8 @@ fn cache_action(word: &str) -> Result<CacheAction> {
         "path" => Ok(CacheAction::Path),
         "list" => Ok(CacheAction::List),
         "prune" => Ok(CacheAction::Prune),
-        _ => bail!(usage(&format!("'cache' takes path, list or prune, not '{word}'"))),
+        _ => bail!(usage(format!("'cache' takes path, list or prune, not '{word}'"))),
     }
-}
-
-fn usage(text: &str) -> anyhow::Error {
-    anyhow::Error::new(Usage(text.to_owned()))
 }
 
 fn path(word: OsString) -> Result<PathBuf> {
@@ -410,7 +406,7 @@ fn path(word: OsString) -> Result<PathBuf> {
 fn checked(parser: &mut lexopt::Parser, option: &str, valid: fn(&str) -> bool) -> Result<String> {
     let text = parser.value()?.string()?;
     if !valid(&text) {
-        bail!(usage(&format!("invalid value for '{option}': '{text}'")));
+        bail!(usage(format!("invalid value for '{option}': '{text}'")));
     }
     Ok(text)
 }
@@ -419,8 +415,8 @@ fn list(parser: &mut lexopt::Parser, option: &str, valid: fn(&str) -> bool) -> R
     let text = parser.value()?.string()?;
     let words: Vec<String> = text.split([',', ' ']).filter(|w| !w.is_empty()).map(str::to_owned).collect();
     match words.iter().find(|word| !valid(word)) {
-        Some(word) => bail!(usage(&format!("invalid value for '{option}': '{word}'"))),
-        None if words.is_empty() => bail!(usage(&format!("'{option}' names nothing"))),
+        Some(word) => bail!(usage(format!("invalid value for '{option}': '{word}'"))),
+        None if words.is_empty() => bail!(usage(format!("'{option}' names nothing"))),
         None => Ok(words),
     }
 }
@@ -461,7 +457,7 @@ fn number(parser: &mut lexopt::Parser, option: &str, range: RangeInclusive<u64>)
         text.parse().with_context(|| Usage(format!("invalid value for '{option}': '{text}'")))?;
     if !range.contains(&number) {
         let (from, to) = (range.start(), range.end());
-        bail!(usage(&format!("'{option}' takes {from} to {to}, not '{text}'")));
+        bail!(usage(format!("'{option}' takes {from} to {to}, not '{text}'")));
     }
     Ok(number)
 }
@@ -472,7 +468,7 @@ fn show(text: &str) -> Result<Show> {
         "line" => Ok(Show::Line),
         "json" => Ok(Show::Json),
         "none" => Ok(Show::None),
-        _ => bail!(usage(&format!("'--progress' takes auto, line, json or none, not '{text}'"))),
+        _ => bail!(usage(format!("'--progress' takes auto, line, json or none, not '{text}'"))),
     }
 }
 

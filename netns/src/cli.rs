@@ -9,13 +9,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use lexopt::prelude::*;
-use unshare::fail::{Statuses, text};
+use unshare::fail::{Statuses, text, usage};
 
 use crate::manner::Manner;
 use crate::publish::Port;
 use crate::show::Form;
 use crate::store::Target;
-use crate::words::{self, Read, Statement, name, only, some, switch_name, usage, word};
+use crate::words::{self, Read, Statement, name, only, some, switch_name, word};
 use crate::{delete, link, switch};
 
 pub const HELP: &str = "\

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use lexopt::prelude::*;
-use unshare::fail::{Usage, text};
+use unshare::fail::{text, usage};
 
 use crate::address::{Cidr, check_ifname, parse_gateway, parse_mac, parse_router};
 use crate::link::{End, LinkSpec, Onto};
@@ -86,10 +86,6 @@ fn verb(parser: &mut lexopt::Parser) -> Result<String> {
         Some(other) => Err(other.unexpected().into()),
         None => Err(usage("the statement ends too early")),
     }
-}
-
-pub fn usage(text: impl Into<String>) -> anyhow::Error {
-    Usage(text.into()).into()
 }
 
 /// What a rule on words refuses is a usage error.

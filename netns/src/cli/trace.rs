@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lexopt::prelude::*;
-use unshare::fail::text;
+use unshare::fail::{text, usage};
 
 use super::{Command, help_or_version};
 use crate::store::Target;
 use crate::trace;
-use crate::words::{switch_name, usage, word};
+use crate::words::{switch_name, word};
 
 pub fn trace(parser: &mut lexopt::Parser) -> Result<Command> {
     let mut options = trace::Options::default();
