@@ -255,7 +255,7 @@ fn a_jail_made_in_a_chroot_has_nothing_of_the_host_either() {
         mkdir $T/host
         mount --rbind / $T/host
         mount --make-r{kind} /
-        mount -t tmpfs other /mnt && mkdir /mnt/deep && mount -t tmpfs deep /mnt/deep
+        mkdir $T/shared && mount -t tmpfs other $T/shared && mkdir $T/shared/deep && mount -t tmpfs deep $T/shared/deep
         wc -l </proc/self/mountinfo >$T/before
         mkfifo $T/up $T/down
         chroot $T/host "$BIN/unshare" --jail --pid-file $T/pid --pivot-root $T/root /bin/sh -c 'echo up; read x' <$T/down >$T/up &

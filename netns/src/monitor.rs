@@ -36,11 +36,11 @@ pub fn monitor(as_json: bool) -> Result<()> {
     // Watched first, then looked at: nothing falls in between.
     let mut listener = Socket::listen_to_links()?;
     let mut socket = Socket::open()?;
-    let (mut names, mut links) = (store::whole_names()?, whole_links(&mut socket)?);
+    let ((mut names, all), mut links) = (store::whole_names()?, whole_links(&mut socket)?);
     // Last: who sees this descriptor knows that from now on all is told.
     let signals = Signals::block()?;
     // How often a name that is not whole is still looked at.
-    let mut looks = 0;
+    let mut looks = if all { 0 } else { LOOKS };
     loop {
         let pause = if looks > 0 { Duration::from_millis(20) } else { Duration::from_secs(3600) };
         let woken =
@@ -52,10 +52,11 @@ pub fn monitor(as_json: bool) -> Result<()> {
             Err(errno) => return Err(errno).context("cannot watch"),
         }
         if looks > 0 {
-            let now = store::whole_names()?;
+            // One look for both: a name that becomes whole between two would never be told.
+            let (now, all) = store::whole_names()?;
             tell_names(&names, &now, as_json)?;
             names = now;
-            if store::entries()?.iter().all(|entry| entry.inode.is_some()) {
+            if all {
                 looks = 0;
             }
         }

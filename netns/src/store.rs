@@ -208,15 +208,17 @@ pub fn make_directory() -> Result<()> {
     lock(true).map(drop)
 }
 
-/// The names that live, with their inodes, when nobody is in the middle of making one.
-pub fn whole_names() -> Result<BTreeMap<String, u64>> {
+/// The names that live, with their inodes, when none of our own is in the middle of making one; and whether that
+/// is all there is.
+pub fn whole_names() -> Result<(BTreeMap<String, u64>, bool)> {
     let _lock = match lock(false) {
-        Err(error) if is_not_found(&error) => return Ok(BTreeMap::new()),
+        Err(error) if is_not_found(&error) => return Ok((BTreeMap::new(), true)),
         lock => lock?,
     };
-    let mut names = BTreeMap::new();
-    names.extend(entries()?.into_iter().filter_map(|entry| Some((entry.name, entry.inode?))));
-    Ok(names)
+    let entries = entries()?;
+    let all = entries.iter().all(|entry| entry.inode.is_some());
+    let names = entries.into_iter().filter_map(|entry| Some((entry.name, entry.inode?)));
+    Ok((names.collect(), all))
 }
 
 /// A mount of its own, shared with other mount namespaces; nothing to do but the first time. Private in
