@@ -257,14 +257,11 @@ fn gather(layout: &Layout, from: &[PathBuf], into: &Place, undo: &mut Undo) -> R
             return Ok(());
         }
         for pid in missing {
-            let stands = layout.standing(&into.hierarchy, &pid.to_string()).ok();
+            let back = layout.way_back(&into.hierarchy, pid);
             match enter(pid, &file) {
                 Ok(()) => {
                     moved.push(pid);
-                    undo.done.extend(stands.map(|below| Done::Moved {
-                        pid,
-                        back: into.hierarchy.mount.join(below).join("cgroup.procs"),
-                    }));
+                    undo.done.extend(back.map(|back| Done::Moved { pid, back }));
                 }
                 // It has ended meanwhile.
                 Err(_) if !Path::new("/proc").join(pid.to_string()).exists() => {}

@@ -7,7 +7,6 @@ use anyhow::{Result, anyhow, bail};
 use unshare::fail::hint;
 
 use crate::files::{self, cannot};
-use crate::group::not_ourselves;
 use crate::group::{self, Place};
 use crate::layout::Layout;
 
@@ -65,7 +64,7 @@ pub fn frozen(places: &[Place]) -> bool {
 
 /// Comes back when every task is held; when that does not happen in time, all are let go again.
 pub fn freeze(layout: &Layout, places: &[Place], name: &str) -> Result<()> {
-    not_ourselves(layout, places, &format!("freeze '{name}'"))?;
+    group::not_ourselves(layout, places, &format!("freeze '{name}'"))?;
     let freezer = only_one(places, name)?;
     let (on, _) = freezer.values();
     let file = freezer.place.path.join(freezer.file);

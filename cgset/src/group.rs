@@ -68,8 +68,7 @@ pub fn tree(top: &Path) -> Vec<PathBuf> {
     let mut found = vec![top.to_owned()];
     let mut next = 0;
     while let Some(dir) = found.get(next).cloned() {
-        let below = fs::read_dir(&dir).into_iter().flatten().flatten();
-        found.extend(below.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        found.extend(below(&dir).into_iter().map(|name| dir.join(name)));
         next += 1;
     }
     found.reverse();

@@ -147,6 +147,12 @@ impl Layout {
         })
     }
 
+    /// The file by which a process comes back to where it stands now; None where that is not known.
+    pub fn way_back(&self, hierarchy: &Hierarchy, pid: i32) -> Option<PathBuf> {
+        let below = self.standing(hierarchy, &pid.to_string()).ok()?;
+        Some(hierarchy.mount.join(below).join("cgroup.procs"))
+    }
+
     pub fn ram(&self) -> Result<u64> {
         let file = self.root.join("proc/meminfo");
         let text = files::read_or_say(&file)?;

@@ -199,8 +199,7 @@ fn moves(plan: &mut Plan, layout: &Layout, request: &Request) -> Result<()> {
             bail!("there is no process {pid}");
         }
         for place in &plan.places {
-            let stands = layout.standing(&place.hierarchy, &pid.to_string()).ok();
-            let back = stands.map(|below| place.hierarchy.mount.join(below).join("cgroup.procs"));
+            let back = layout.way_back(&place.hierarchy, pid);
             plan.steps.push(Step::Move { pid, file: place.path.join("cgroup.procs"), back });
         }
     }

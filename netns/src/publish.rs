@@ -21,7 +21,6 @@ use unshare::fail::hint;
 use crate::address::Cidr;
 use crate::machine::Machine;
 use crate::mark::belongs_to;
-
 use crate::netlink::{Socket, errno};
 use crate::nft::{Ruleset, TABLE, check_switch};
 use crate::rtnl::{self, Link};

@@ -146,8 +146,8 @@ pub fn new_shared(shared: &Shared<'_>) -> Message {
     })
 }
 
-/// A bridge that forwards from the moment on in which it is switched on. Its MAC address is its own: one that is not set
-/// follows the ports as they come and go, and the ships' neighbour tables would point at nobody.
+/// A bridge that forwards as soon as it is switched on. Its MAC address is its own: one that is not set follows
+/// the ports as they come and go, and the ships' neighbour tables would point at nobody.
 pub fn new_bridge(name: &str, mac: Mac) -> Message {
     let what = format!("make the switch '{name}'");
     Message::new(what, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfo(0, 0, 0))
