@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use common::{Outcome, docs_agree, eventually, finish, run, system, tool, unique};
 use mkrootfs_equal::{facts, frozen};
@@ -250,6 +251,8 @@ enum Fault {
     Gone,
     /// Another file's text.
     Instead(&'static str),
+    /// As of a mirror that is far away: the last byte comes much later.
+    Late,
 }
 
 struct Server {
@@ -316,6 +319,12 @@ fn answer(
         }
         (Some(body), Some(Fault::Cut(after))) => {
             send(&format!("200 OK\r\nContent-Length: {}", body.len()), &body[..after])
+        }
+        (Some(body), Some(Fault::Late)) => {
+            let (first, last) = body.split_at(body.len() - 1);
+            send(&format!("200 OK\r\nContent-Length: {}", body.len()), first);
+            thread::sleep(Duration::from_secs(1));
+            let _ = stream.write_all(last);
         }
         (Some(body), _) if from > 0 => {
             let rest = &body[from as usize..];
@@ -689,7 +698,8 @@ fn the_second_root_of_a_set_is_a_copy() {
     assert!(stanza.contains("\nVersion: 2\n"), "{stanza}");
 }
 
-/// The base and the root beside it at once; a clone is not waited for, as cp does not.
+/// The writing begins beside the scripts; the base and the root are waited for at once; a clone is not waited for, as
+/// cp does not.
 #[test]
 #[ignore = "needs root: tests/run"]
 fn the_disk_is_waited_for_once() {
@@ -704,9 +714,10 @@ fn the_disk_is_waited_for_once() {
         fs::read_to_string(&log).unwrap().matches("syncfs(").count()
     };
     let options = ["--no-updates", "--release-sha256", &pin];
-    for options in [&options[..], &options, &[&options[..], &["--no-base"]].concat()] {
+    let without = [&options[..], &["--no-base"]].concat();
+    for (options, syncs) in [(&options[..], 2), (&options, 1), (&without, 2)] {
         let _ = fs::remove_dir_all(&root);
-        assert_eq!(waits(&archive.command(options, &archive.url())), 1, "{options:?}");
+        assert_eq!(waits(&archive.command(options, &archive.url())), syncs, "{options:?}");
     }
     let mut clone = Command::new(tool("mkrootfs"));
     clone.arg("clone").arg(&root).arg(archive.place.at("out/clone"));
@@ -977,6 +988,45 @@ fn what_is_unsigned_or_changed_is_refused() {
 }
 
 /// A mirror that is updated just then is asked again; one whose files do not fit each other is told.
+/// The Release file is large here, so that a busy machine does not take the server for a far one.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn from_near_by_the_index_is_fetched_in_the_form_that_is_unpacked_soonest() {
+    let archive = Archive::new();
+    let server = Server::new(archive.place.at("mirror"));
+    archive.publish_as("bookworm", &format!("Pad: {}\n", "x".repeat(8 << 20)), &archive.packages);
+    let script = "cd \"$1\"; gunzip -c Packages.gz | xz > Packages.xz; \
+        set -- $(sha256sum Packages.xz) $(stat -c %s Packages.xz); echo \" $1 $3 main/binary-amd64/$2\" >> ../../Release";
+    let dir = archive.suite().join("main/binary-amd64");
+    sh(script, &[dir.to_str().unwrap()]);
+    let pin = sha256(&archive.suite().join("Release"));
+    let forms = || {
+        let _ = fs::remove_dir_all(archive.place.at("cache"));
+        let mut command = Command::new(tool("mkrootfs"));
+        command.args([
+            "list",
+            "--no-updates",
+            "--arch=amd64",
+            "--release-sha256",
+            &pin,
+            "bookworm",
+            &server.url,
+        ]);
+        command.arg("--cache").arg(archive.place.at("cache"));
+        let before = server.log.lock().unwrap().len();
+        finish(command, "").ended_with(0);
+        let log = server.log.lock().unwrap();
+        let asked = log[before..].iter().filter_map(|(path, _)| path.rsplit_once("/Packages"));
+        asked.map(|(_, form)| form.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(forms(), [".gz"]);
+    server.fault("/dists/bookworm/Release", Fault::Late);
+    assert_eq!(forms(), [".xz"]);
+    // What is not there in one form is fetched in the other.
+    server.fault("/dists/bookworm/main/binary-amd64/Packages.gz", Fault::Gone);
+    assert_eq!(forms(), [".gz", ".xz"]);
+}
+
 #[test]
 #[ignore = "needs root: tests/run"]
 fn an_index_of_another_day_is_looked_for_again_or_told() {
@@ -1245,6 +1295,28 @@ fn a_full_disk_is_foreseen_or_named_and_leaves_nothing() {
     on("20").ended_with(1).said("not enough space").printed("");
     // Packages are unpacked side by side: whichever file met the end of the disk is named.
     on("50").ended_with(1).said("No space left on device").said("cannot unpack '/").printed("");
+}
+
+/// What a disk says only when it is written to must not be lost between the two times that it is waited for.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_disk_that_fails_while_the_scripts_run_is_no_success() {
+    let mut archive = Archive::new();
+    archive.add("big", "", &[("usr/big", &"0".repeat(60 << 20), 0o644)], &[]);
+    let pin = archive.publish("");
+    // A file system that has promised more than there is.
+    let script = "mount -t tmpfs -o size=30m thin \"$PLACE/thin\"; truncate -s 1G \"$PLACE/thin/disk\"; \
+        mke2fs -q -t ext4 -O ^has_journal \"$PLACE/thin/disk\"; \
+        mount -o loop,errors=continue \"$PLACE/thin/disk\" \"$PLACE/out\"; \
+        \"$@\" || code=$?; ls -A \"$PLACE/out\"; exit $code";
+    let run = archive.command(&["--include=big", "--release-sha256", &pin], &archive.url());
+    let mut command = Command::new(system("unshare"));
+    command.args(["-m", "sh", "-uc", script, "sh"]).arg(run.get_program()).args(run.get_args());
+    fs::create_dir(archive.place.at("thin")).unwrap();
+    command.env("PLACE", &archive.place.0);
+    let ended = finish(command, "").ended_with(1);
+    ended.said("cannot write the tree to the disk: Input/output error").printed("lost+found\n");
+    assert!(archive.place.names("cache/base").is_empty());
 }
 
 // ---- signals ----

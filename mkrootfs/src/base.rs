@@ -5,9 +5,9 @@
 //! is not hashed again when it is used, as a package is. So bases are kept only where nobody else can write, and
 //! a tree with secrets of its own (a host key) is not kept at all: two machines must not share one.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -33,13 +33,13 @@ pub struct Base {
     _lock: Flock<File>,
 }
 
-/// What became of a root that was to be a base.
-pub enum Kept {
-    /// The root lies on the same file system, and is on the disk with the base.
-    Yes {
-        with_root: bool,
-    },
-    HasSecrets,
+/// A base that nobody finds yet.
+pub struct Draft {
+    partial: PathBuf,
+    whole: PathBuf,
+    mark: PathBuf,
+    /// Held, so that nobody takes it for a killed run's.
+    lock: Flock<File>,
 }
 
 /// A digest of lines, each of which says one thing that decides.
@@ -55,6 +55,8 @@ pub fn is_private(cache: &Cache) -> Result<bool> {
         // Old set-id programs lie in there: others must not get at them.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.with_context(|| format!("cannot make '{}'", path.display()))?;
+        // An earlier version made it as the umask allowed.
+        let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
     }
     let real = fs::canonicalize(cache.dir().join("base")).context("cannot find the cache")?;
     Ok(real.ancestors().all(only_ours))
@@ -89,40 +91,41 @@ impl Bases {
         self.dir.join("base").join(format!("{key}.used"))
     }
 
-    /// Keeps a copy of a finished root, if it may be kept. What fails here costs the next run time only.
-    pub fn keep(&self, key: &str, root: &Path) -> Result<Kept> {
-        let tree = Tree::open(root)?;
-        if has_secrets(&tree)? {
-            return Ok(Kept::HasSecrets);
+    /// Begins a base as a copy of a finished root; None when that has secrets.
+    pub fn draft(&self, key: &str, root: &Path) -> Result<Option<Draft>> {
+        if has_secrets(&Tree::open(root)?)? {
+            return Ok(None);
         }
         let (whole, partial) = (self.dir.join("base").join(key), self.dir.join("base").join(unique(key)));
         DirBuilder::new().mode(0o755).create(&partial)?;
         let lock = Flock::lock(File::open(&partial)?, FlockArg::LockShared).map_err(|(_, errno)| errno)?;
-        let made = Copy::open(root, &whole).and_then(|copy| copy.make(&partial));
-        // No base is looked at again: what has its name must be on the disk.
-        let made = made.and_then(|()| syncfs(&*lock).context("cannot write it to the disk"));
-        let named = made.and_then(|()| match fs::rename(&partial, &whole) {
-            Err(error) if !whole.is_dir() => Err(error.into()),
-            // Another run has been faster: its base is as good.
-            Err(_) => staging::remove_tree(&partial),
-            Ok(()) => Ok(()),
-        });
-        let device = fstat(&*lock).map(|data| data.st_dev);
-        drop(lock);
-        if named.is_err() {
-            let _ = staging::remove_tree(&partial);
-        }
-        let _ = fs::write(self.mark(key), "");
-        named?;
-        Ok(Kept::Yes { with_root: device? == fstat(tree.fd())?.st_dev })
+        let draft = Draft { whole, partial, mark: self.mark(key), lock };
+        Copy::open(root, &draft.whole)?.make(&draft.partial)?;
+        Ok(Some(draft))
     }
+}
 
-    /// Remembers which base answers a request.
-    pub fn remember(&self, request: &str, key: &str) -> Result<()> {
-        let (link, aside) =
-            (self.dir.join("request").join(request), self.dir.join("request").join(unique(request)));
-        std::os::unix::fs::symlink(format!("../base/{key}"), &aside)?;
-        Ok(fs::rename(&aside, &link)?)
+impl Draft {
+    /// No base is looked at again: what has its name must be on the disk, as the file system of `written` is.
+    pub fn keep(self, written: Option<&File>, request: Option<&str>) -> Result<()> {
+        let device = |file: &File| fstat(file).map(|data| data.st_dev);
+        if written.map(device).transpose()? != Some(device(&self.lock)?) {
+            syncfs(&*self.lock).context("cannot write it to the disk")?;
+        }
+        match fs::rename(&self.partial, &self.whole) {
+            // Another run has been faster: its base is as good.
+            Err(_) if self.whole.is_dir() => {}
+            done => done?,
+        }
+        let _ = fs::write(&self.mark, "");
+        remember(&self.whole, request)
+    }
+}
+
+/// What did not become a base is not left.
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let _ = staging::remove_tree(&self.partial);
     }
 }
 
@@ -132,6 +135,21 @@ impl Base {
         Copy::open(&self.path, root)?.make(root)?;
         new_machine_id(&Tree::open(root)?)
     }
+
+    pub fn remember(&self, request: Option<&str>) -> Result<()> {
+        remember(&self.path, request)
+    }
+}
+
+/// From now on a base answers a request.
+fn remember(base: &Path, request: Option<&str>) -> Result<()> {
+    let (Some(request), Some(key), Some(cache)) = (request, base.file_name(), base.ancestors().nth(2)) else {
+        return Ok(());
+    };
+    let dir = cache.join("request");
+    let (link, aside) = (dir.join(request), dir.join(unique(request)));
+    std::os::unix::fs::symlink(Path::new("../base").join(key), &aside)?;
+    Ok(fs::rename(&aside, &link)?)
 }
 
 /// A machine's identity is the one thing that a copy must not have.

@@ -1,12 +1,13 @@
 //! bootstrap: the story of a new root, from the mirror's index to configured packages.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
 use crate::archive::{self, Access, Suite, Text};
-use crate::base::{self, Base, Bases, Kept};
+use crate::base::{self, Base, Bases, Draft};
 use crate::cache::Cache;
 use crate::cli::Options;
 use crate::configure;
@@ -35,11 +36,12 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     let progress = Progress::new(&job.options);
     let cache = Cache::open(job.options.cache.as_deref())?;
     let fetcher = fetcher(job)?;
-    let site = Site { job, root, cache: &cache, fetcher: &fetcher, progress: &progress, started };
+    let disk = File::open(root).with_context(|| format!("cannot open '{}'", root.display()))?;
+    let site = Site { job, root, cache: &cache, fetcher: &fetcher, progress: &progress, started, disk };
     if let Some((text, path)) = read_lock(job)? {
         let (suites, selection) = lock::honour(&text, path, job)?;
-        let done = site.make(&suites, &selection, &[], None)?;
-        return site.finish(done);
+        let done = site.make(&suites, &selection, &[])?;
+        return site.finish(done, None);
     }
     progress.step(&format!("{} ({}) from {}", job.suite, job.arch, job.sources[0].mirrors[0]));
     let by_signature = job.options.check_gpg && job.options.release_sha256.is_empty();
@@ -53,8 +55,8 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     // A lock that is to be written needs the set itself.
     let bases = site.bases().filter(|_| job.options.lock.is_none());
     if let Some(base) = bases.and_then(|bases| bases.asked_before(&request)) {
-        let done = site.copy(&base)?;
-        return site.finish(done);
+        let done = site.copy(base)?;
+        return site.finish(done, None);
     }
     let texts = access.indexes(&mut suites)?;
     request = request_key(job, &suites);
@@ -63,8 +65,8 @@ pub fn make(job: &Job, root: &Path, scratch: &Path) -> Result<()> {
     let selection = select(job, &index, &suites)?;
     // Its room is wanted for what is unpacked.
     drop(index);
-    let done = site.make(&suites, &selection, &texts, Some(&request))?;
-    site.finish(done)?;
+    let done = site.make(&suites, &selection, &texts)?;
+    site.finish(done, Some(&request))?;
     match &job.options.lock {
         Some(path) => lock::write(path, job, &suites, &selection),
         None => Ok(()),
@@ -127,13 +129,22 @@ struct Site<'s> {
     fetcher: &'s Fetcher,
     progress: &'s Progress,
     started: Instant,
+    /// The root, opened before anything is written: such a descriptor learns of every error of the disk since then
+    /// (syncfs(2)).
+    disk: File,
 }
 
 /// A root that lacks the last touches.
 struct Done {
     what: String,
-    /// The disk has been waited for.
-    written: bool,
+    base: Kept,
+}
+
+/// The base that has the same in it.
+enum Kept {
+    No,
+    Before(Base),
+    Now(Draft),
 }
 
 impl Site<'_> {
@@ -145,9 +156,9 @@ impl Site<'_> {
         can.then(|| Bases::open(self.cache))
     }
 
-    fn copy(&self, base: &Base) -> Result<Done> {
+    fn copy(&self, base: Base) -> Result<Done> {
         base.copy_to(self.root)?;
-        Ok(Done { what: "a copy of the same set in the cache".into(), written: false })
+        Ok(Done { what: "a copy of the same set in the cache".into(), base: Kept::Before(base) })
     }
 
     fn tell(&self, what: &str) {
@@ -155,52 +166,61 @@ impl Site<'_> {
     }
 
     /// The set as a root: a copy of a base, or made from packages.
-    fn make(
-        &self,
-        suites: &[Suite],
-        selection: &Selection,
-        texts: &[Text],
-        request: Option<&str>,
-    ) -> Result<Done> {
+    fn make(&self, suites: &[Suite], selection: &Selection, texts: &[Text]) -> Result<Done> {
         let (bases, key) = (self.bases(), set_key(self.job, suites, selection));
-        if let Some((bases, base)) = bases.as_ref().and_then(|bases| Some((bases, bases.find(&key)?))) {
-            request.map_or(Ok(()), |request| bases.remember(request, &key))?;
-            return self.copy(&base);
+        if let Some(base) = bases.as_ref().and_then(|bases| bases.find(&key)) {
+            return self.copy(base);
         }
         check_space(selection, self.root)?;
         self.install(suites, selection, texts)?;
-        let mut written = false;
-        if let Some(bases) = &bases {
-            // The next run will be slower without; this one is done.
-            match bases.keep(&key, self.root) {
-                Ok(Kept::Yes { with_root }) => {
-                    written = with_root;
-                    request.map_or(Ok(()), |request| bases.remember(request, &key))?;
-                }
-                Ok(Kept::HasSecrets) => self.progress.detail("it has secrets of its own: no base is kept"),
-                Err(error) => self.progress.detail(&format!("no base is kept: {error:#}")),
-            }
-        }
-        Ok(Done { what: format!("{} packages", selection.packages.len()), written })
+        let base = bases.map_or(Ok(Kept::No), |bases| self.draft(&bases, &key)).unwrap_or_else(|error| {
+            self.no_base(&error);
+            Kept::No
+        });
+        Ok(Done { what: format!("{} packages", selection.packages.len()), base })
     }
 
-    /// The last touches; then the disk is waited for, once.
-    fn finish(&self, done: Done) -> Result<()> {
+    fn draft(&self, bases: &Bases, key: &str) -> Result<Kept> {
+        if let Some(draft) = bases.draft(key, self.root)? {
+            return Ok(Kept::Now(draft));
+        }
+        self.progress.detail("it has secrets of its own: no base is kept");
+        Ok(Kept::No)
+    }
+
+    /// The next run is slower without; this one is done.
+    fn no_base(&self, error: &Error) {
+        self.progress.detail(&format!("no base is kept: {error:#}"));
+    }
+
+    /// The last touches; then the disk is waited for, for the root and its base at once. From then on the base
+    /// answers `request`.
+    fn finish(&self, done: Done, request: Option<&str>) -> Result<()> {
         let (job, tree) = (self.job, Tree::open(self.root)?);
         if job.tidy {
             tidy(&tree)?;
         }
-        let stand_ins = job.power != Power::Root && !matches!(job.form, Form::Tar(_));
-        if stand_ins {
+        if job.power != Power::Root && !matches!(job.form, Form::Tar(_)) {
             // A file that stands for a device would take what is meant for nowhere.
             tree::NODES.iter().try_for_each(|(path, ..)| tree.remove(path))?;
         }
         // What is packed is waited for as the file that it becomes.
-        if job.form == Form::Directory && (!done.written || job.tidy || stand_ins) {
-            nix::unistd::syncfs(tree.fd()).context("cannot write the tree to the disk")?;
+        let waits = job.form == Form::Directory;
+        if waits {
+            self.sync()?;
         }
+        let kept = match done.base {
+            Kept::No => Ok(()),
+            Kept::Before(base) => base.remember(request),
+            Kept::Now(draft) => draft.keep(waits.then_some(&self.disk), request),
+        };
+        kept.unwrap_or_else(|error| self.no_base(&error));
         self.progress.step(&format!("{} in {:.1?}", done.what, self.started.elapsed()));
         Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        nix::unistd::syncfs(&self.disk).context("cannot write the tree to the disk")
     }
 
     fn install(&self, suites: &[Suite], selection: &Selection, texts: &[Text]) -> Result<()> {
@@ -220,7 +240,9 @@ impl Site<'_> {
             self.progress.step("unpacked; the second stage is: mkrootfs configure");
             return Ok(());
         }
-        configure::configure(self.root, &packages, job.power == Power::Root, self.progress)?;
+        // What is unpacked goes to the disk while the scripts run: the wait at the end is for their files only.
+        let meanwhile = || if job.form == Form::Directory { self.sync() } else { Ok(()) };
+        configure::configure(self.root, &packages, job.power == Power::Root, self.progress, meanwhile)?;
         self.tell("configured");
         clean(&tree)?;
         verify_all(&tree, packages.len())?;
@@ -356,7 +378,7 @@ pub fn second_stage(root: &Path, options: &Options) -> Result<()> {
         tree.make_dir("dev")?;
         tree::NODES.iter().try_for_each(|(path, mode, _)| tree.write(path, b"", *mode))?;
     }
-    configure::configure(root, &packages, devices, &progress)?;
+    configure::configure(root, &packages, devices, &progress, || Ok(()))?;
     if !devices {
         tree::NODES.iter().try_for_each(|(path, ..)| tree.remove(path))?;
     }

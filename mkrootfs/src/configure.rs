@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio, exit};
+use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -43,7 +44,14 @@ const CAPS: &str = "default,mknod,ipc_lock,sys_nice,sys_resource";
 /// Lines of a failing script that are shown.
 const TAIL: usize = 20;
 
-pub fn configure(root: &Path, packages: &[Installed], devices: bool, progress: &Progress) -> Result<()> {
+/// Runs the scripts, and `meanwhile` beside them.
+pub fn configure(
+    root: &Path,
+    packages: &[Installed],
+    devices: bool,
+    progress: &Progress,
+    meanwhile: impl FnOnce() -> Result<()> + Send,
+) -> Result<()> {
     let (said, say) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let (failed, fail) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     match unshare::sys::fork().context("cannot fork")? {
@@ -57,10 +65,13 @@ pub fn configure(root: &Path, packages: &[Installed], devices: bool, progress: &
         }
         ForkResult::Parent { child } => {
             drop((say, fail));
-            let tail = follow(said, packages.len(), progress);
+            let (tail, beside) = thread::scope(|scope| {
+                let beside = scope.spawn(meanwhile);
+                (follow(said, packages.len(), progress), beside.join().expect("no thread of ours panics"))
+            });
             let why = std::io::read_to_string(fs::File::from(failed)).unwrap_or_default();
             match waitpid(child, None).context("cannot wait for the scripts")? {
-                WaitStatus::Exited(_, 0) => Ok(()),
+                WaitStatus::Exited(_, 0) => beside,
                 _ if why.is_empty() => bail!("the packages' scripts were killed"),
                 _ => {
                     progress.clear();

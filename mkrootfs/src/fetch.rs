@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use nix::errno::Errno;
@@ -56,6 +56,8 @@ pub struct Fetcher {
     offline: bool,
     /// Bytes that came over the network so far, for the progress line.
     pub received: AtomicU64,
+    /// Bytes a second of the small file that came last.
+    rate: AtomicU64,
 }
 
 /// Asks for a host's addresses once: a server that ends each connection would make it a question a file, and
@@ -130,6 +132,7 @@ impl Fetcher {
             agent: Agent::with_parts(config.build(), DefaultConnector::default(), Resolved::default()),
             offline,
             received: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
         })
     }
 
@@ -141,9 +144,13 @@ impl Fetcher {
             pause(attempt);
             match self.ask(url, 0) {
                 Ok(Answer::Bytes(Content { body, .. })) => {
-                    let mut bytes = Vec::new();
+                    let (mut bytes, begun) = (Vec::new(), Instant::now());
                     match body.take(LIMIT).read_to_end(&mut bytes) {
-                        Ok(_) => return Ok(Some(bytes)),
+                        Ok(_) => {
+                            let rate = bytes.len() as f64 / begun.elapsed().as_secs_f64();
+                            self.rate.store(rate as u64, Ordering::Relaxed);
+                            return Ok(Some(bytes));
+                        }
                         Err(error) => last = Some(Error::new(error)),
                     }
                 }
@@ -154,6 +161,13 @@ impl Fetcher {
         }
         let cause = last.expect("each try that did not return has left its reason");
         Err(Kind::Network.because(format!("cannot fetch '{url}'"), cause))
+    }
+
+    /// Whether a megabyte more is fetched sooner than it is unpacked from a tighter form. A far mirror never seems
+    /// so, as TCP begins slowly: there the smaller file is right.
+    pub fn is_near(&self) -> bool {
+        const FAST: u64 = 20_000_000;
+        self.rate.load(Ordering::Relaxed) > FAST
     }
 
     /// Makes sure that the cache has the file.
