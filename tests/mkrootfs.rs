@@ -366,7 +366,7 @@ fn misuse_is_status_2() {
 fn a_root_is_made_configured_and_whole() {
     let mut archive = Archive::new();
     archive.add("hello", "Depends: common | other", &[("usr/bin/hello", "#!/bin/sh\necho hello\n", 0o4755)],
-        &[("postinst", "#!/bin/sh\nset -e\nid=$(cat /proc/self/stat); echo \"$1 $$\" > /etc/hello\n/usr/sbin/policy-rc.d && exit 9\n[ ! -e /proc/1/root/work ]\n")]);
+        &[("postinst", "#!/bin/sh\nset -e\nid=$(cat /proc/self/stat); echo \"$1 $$\" > /etc/hello\n/usr/sbin/policy-rc.d && exit 9\n[ -c /proc/1/root/null ]\n[ ! -e /proc/1/root/etc ]\n")]);
     archive.add(
         "common",
         "",

@@ -1,20 +1,27 @@
 //! configure: the target's own scripts and its own dpkg make installed packages of unpacked ones.
 //!
-//!   worker (pid 1 of the run)      door                            inner (pid 1 of the scripts)
-//!   fork ---------------------->   new pid, ipc, uts, net namespaces
-//!                                  fork ----------------------->   own mount namespace, the tree becomes
-//!                                                                  the root, /proc, no sync, few
-//!   read what the scripts say,                                     capabilities; each preinst, then
-//!   keep the end                                                   dpkg --configure -a
-//!   wait   <--------------------   wait: its status   <---------   exit, with the step that failed
+//!   worker (pid 1 of the run)    door                  inner (pid 1 of the scripts)        runner
+//!   fork -------------------->   new pid, ipc, uts,
+//!                                net namespaces
+//!                                fork ------------->   own mount namespace, the tree
+//!                                                      becomes the root, /proc, no
+//!                                                      sync, few capabilities
+//!   read what the scripts say,                         fork --------------------------->   each preinst, then
+//!   keep the end                                       reap what scripts leave             dpkg --configure -a
+//!   wait   <------------------   wait: its status  <-- wait: its status   <-------------   exit, with the step
+//!                                                                                          that failed
 //!
 //! The scripts see no process, network, mount or host name but their own; the worker stays where it is, as hooks
 //! run after that. The forks are safe as all threads of the download have been joined.
+//!
+//! Process 1 has another root directory than the scripts: by that ischroot(1) tells them, as in other bootstraps,
+//! that no init is there to be told of a new libc, for which libc6 would sleep a second.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio, exit};
 use std::thread;
@@ -25,9 +32,8 @@ use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, chdir, chroot, pipe2, pivot_root};
+use nix::unistd::{ForkResult, Pid, chdir, chroot, fchdir, pipe2, pivot_root};
 use unshare::caps::{self, Caps};
-use unshare::child::shell_status;
 
 use crate::dpkg::{ADMIN, Installed};
 use crate::idle;
@@ -57,11 +63,7 @@ pub fn configure(
     match unshare::sys::fork().context("cannot fork")? {
         ForkResult::Child => {
             drop((said, failed));
-            let done = door(root, packages, devices, say, &fail);
-            if let Err(error) = &done {
-                let _ = fs::File::from(fail).write_all(format!("{error:#}").as_bytes());
-            }
-            exit(i32::from(!matches!(done, Ok(true))))
+            leave(door(root, packages, devices, say, &fail), &fail)
         }
         ForkResult::Parent { child } => {
             drop((say, fail));
@@ -84,7 +86,16 @@ pub fn configure(
     }
 }
 
-/// Between the worker and the scripts: true when they ended well, which else is said by `fail`.
+/// Ends one of our processes: 0 when the scripts ended well; what failed is said by `fail`.
+fn leave(done: Result<bool>, fail: &OwnedFd) -> ! {
+    if let Err(error) = &done {
+        let pipe = fail.try_clone().map(fs::File::from);
+        let _ = pipe.and_then(|mut pipe| pipe.write_all(format!("{error:#}").as_bytes()));
+    }
+    exit(i32::from(!matches!(done, Ok(true))))
+}
+
+/// Between the worker and the scripts: true when they ended well.
 fn door(root: &Path, packages: &[Installed], devices: bool, say: OwnedFd, fail: &OwnedFd) -> Result<bool> {
     let tie = || unshare::sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
     tie().context("cannot tie the scripts to us")?;
@@ -95,14 +106,8 @@ fn door(root: &Path, packages: &[Installed], devices: bool, say: OwnedFd, fail: 
     unshare(kinds).context("cannot make namespaces for the packages' scripts")?;
     match unshare::sys::fork().context("cannot fork")? {
         ForkResult::Child => {
-            let done = tie()
-                .context("cannot tie the scripts to us")
-                .and_then(|_| inner(root, packages, devices, say));
-            if let Err(error) = &done {
-                let pipe = fail.try_clone().map(fs::File::from);
-                let _ = pipe.and_then(|mut pipe| pipe.write_all(format!("{error:#}").as_bytes()));
-            }
-            exit(i32::from(done.is_err()))
+            let tied = tie().context("cannot tie the scripts to us");
+            leave(tied.and_then(|_| inner(root, packages, devices, say, fail)), fail)
         }
         ForkResult::Parent { child } => {
             let ended = waitpid(child, None).context("cannot wait for the scripts")?;
@@ -131,24 +136,52 @@ fn follow(said: OwnedFd, count: usize, progress: &Progress) -> String {
 }
 
 /// Process 1 of the scripts' world.
-fn inner(root: &Path, packages: &[Installed], devices: bool, say: OwnedFd) -> Result<()> {
+fn inner(root: &Path, packages: &[Installed], devices: bool, say: OwnedFd, fail: &OwnedFd) -> Result<bool> {
     enter(root, devices)?;
     let _ = nix::unistd::sethostname("localhost");
     // Only speed is lost without.
     let _ = sys::swallow_sync();
     caps::reduce(Caps::parse(CAPS)?)?;
+    let top = fs::File::open("/").context("cannot open the root directory")?;
+    chroot("/dev").context("cannot make '/dev' the root directory of process 1")?;
+    match unshare::sys::fork().context("cannot fork")? {
+        ForkResult::Child => {
+            let back =
+                fchdir(&top).and_then(|()| chroot(".")).context("cannot go back to the root directory");
+            leave(back.and_then(|()| scripts(packages, &say)).map(|()| true), fail)
+        }
+        ForkResult::Parent { child } => {
+            drop((top, say));
+            reap(child)
+        }
+    }
+}
+
+/// Waits for a child and for what others leave to process 1; true when the child ended well.
+fn reap(child: Pid) -> Result<bool> {
+    loop {
+        match waitpid(None, None::<WaitPidFlag>) {
+            Ok(WaitStatus::Exited(pid, status)) if pid == child => return Ok(status == 0),
+            Ok(WaitStatus::Signaled(pid, ..)) if pid == child => return Ok(false),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for the scripts"),
+        }
+    }
+}
+
+fn scripts(packages: &[Installed], say: &OwnedFd) -> Result<()> {
     let _mask = sys::Umask::set(0o022);
     // Of all preinst scripts base-passwd's must be the first: it makes the users that others refer to.
     let (first, rest): (Vec<_>, Vec<_>) = packages.iter().partition(|p| p.package.name == "base-passwd");
     for package in first.into_iter().chain(rest) {
         if package.control.contains_key("preinst") && !idle::is_idle(package.text("preinst")) {
-            preinst(package, &say)?;
+            preinst(package, say)?;
         }
     }
     let _ = fs::remove_dir_all(format!("{ADMIN}/tmp.ci"));
     let mut dpkg = program("dpkg")?;
     dpkg.args(["--configure", "-a", "--force-unsafe-io"]);
-    run(&mut dpkg, &say).map_err(|e| e.context("cannot configure the packages"))
+    run(&mut dpkg, say).map_err(|e| e.context("cannot configure the packages"))
 }
 
 /// The tree becomes the root; the old one is gone, not hidden (pivot_root(2), NOTES).
@@ -212,22 +245,12 @@ fn program(name: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs it and waits, reaping what others leave to process 1.
 fn run(command: &mut Command, say: &OwnedFd) -> Result<()> {
     let out = || say.as_fd().try_clone_to_owned().map(Stdio::from);
     command.stdin(Stdio::null()).stdout(out()?).stderr(out()?).current_dir("/");
-    let child = command.spawn().context("cannot run it")?;
-    let child = Pid::from_raw(child.id() as i32);
-    loop {
-        match waitpid(None, None::<WaitPidFlag>) {
-            Ok(status @ (WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..))) if pid == child => {
-                return match shell_status(status) {
-                    0 => Ok(()),
-                    status => Err(anyhow!("exit status {status}")),
-                };
-            }
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).context("cannot wait for it"),
-        }
+    let ended = command.status().context("cannot run it")?;
+    match ended.code().unwrap_or_else(|| 128 + ended.signal().unwrap_or(0)) {
+        0 => Ok(()),
+        status => Err(anyhow!("exit status {status}")),
     }
 }
