@@ -669,10 +669,17 @@ fn hooks_run_at_their_times_with_the_root() {
 #[ignore = "needs root: tests/run"]
 fn the_second_root_of_a_set_is_a_copy() {
     let mut archive = Archive::new();
-    let script = "#!/bin/sh\necho 0123456789abcdef0123456789abcdef > /etc/machine-id\n: > /ran-$$\n";
-    archive.add("ident", "", &[("etc/secret", "known", 0o600)], &[("postinst", script)]);
+    let script = "#!/bin/sh\n: > /ran-$$\n\
+        for file in etc/machine-id var/lib/dbus/machine-id; do echo 0123456789abcdef0123456789abcdef > /$file; done\n";
+    let files = [("etc/secret", "known", 0o600), ("var/lib/dbus/x", "", 0o644)];
+    archive.add("ident", "", &files, &[("postinst", script)]);
     let root = archive.place.at("out/root");
-    let id = || fs::read_to_string(root.join("etc/machine-id")).unwrap();
+    let id = || {
+        let [own, dbus] =
+            ["etc", "var/lib/dbus"].map(|dir| fs::read_to_string(root.join(dir).join("machine-id")));
+        assert_eq!(own.as_ref().unwrap(), &dbus.unwrap());
+        own.unwrap()
+    };
     let run = |archive: &Archive, options: &[&str], copied: bool| {
         let _ = fs::remove_dir_all(&root);
         let said = archive.run(&[options, &["--progress=line", "--no-updates", "--include=ident"]].concat());
@@ -1763,8 +1770,8 @@ fn a_packed_root_is_the_same_each_time() {
     archive.add(
         "hello",
         "",
-        &[("usr/bin/hello", "x", 0o755), ("var/log/x", "", 0o644)],
-        &[("postinst", "#!/bin/sh\necho log > /var/log/dpkg.log\n")],
+        &[("usr/bin/hello", "x", 0o755), ("var/log/x", "", 0o644), ("var/lib/dbus/x", "", 0o644)],
+        &[("postinst", "#!/bin/sh\necho log > /var/log/dpkg.log\ncat /proc/sys/kernel/random/uuid > /var/lib/dbus/machine-id\n")],
     );
     let pin = archive.publish("");
     let pack = |target: &str, options: &[&str]| {

@@ -237,7 +237,7 @@ fn differences_are_found(root: &Path) {
 
 /// Every entry of a root with all that makes it what it is; what differs from run to run is left out.
 pub fn facts(root: &Path) -> BTreeMap<String, String> {
-    const IGNORED: [&str; 19] = [
+    const IGNORED: [&str; 20] = [
         "var/cache/apt/",
         "var/lib/apt/lists/",
         "var/lib/apt/extended_states",
@@ -255,6 +255,7 @@ pub fn facts(root: &Path) -> BTreeMap<String, String> {
         "etc/resolv.conf",
         "etc/hostname",
         "etc/machine-id",
+        "var/lib/dbus/machine-id",
         "var/cache/debconf/config.dat-old",
         "var/cache/debconf/templates.dat-old",
     ];

@@ -6,7 +6,7 @@
 //! a tree with secrets of its own (a host key) is not kept at all: two machines must not share one.
 
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -20,6 +20,7 @@ use nix::unistd::syncfs;
 use crate::cache::Cache;
 use crate::clone::Copy;
 use crate::digest;
+use crate::machine_id;
 use crate::staging;
 use crate::tree::Tree;
 
@@ -133,7 +134,7 @@ impl Base {
     /// Makes `root` a copy of it. The caller waits for the disk.
     pub fn copy_to(&self, root: &Path) -> Result<()> {
         Copy::open(&self.path, root)?.make(root)?;
-        new_machine_id(&Tree::open(root)?)
+        machine_id::renew(&Tree::open(root)?)
     }
 
     pub fn remember(&self, request: Option<&str>) -> Result<()> {
@@ -150,19 +151,6 @@ fn remember(base: &Path, request: Option<&str>) -> Result<()> {
     let (link, aside) = (dir.join(request), dir.join(unique(request)));
     std::os::unix::fs::symlink(Path::new("../base").join(key), &aside)?;
     Ok(fs::rename(&aside, &link)?)
-}
-
-/// A machine's identity is the one thing that a copy must not have.
-fn new_machine_id(tree: &Tree) -> Result<()> {
-    if tree.read("etc/machine-id").is_none_or(|id| id.trim_ascii().len() != 32) {
-        return Ok(());
-    }
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    // As systemd makes them: a random UUID (RFC 9562, version 4).
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    tree.write("etc/machine-id", format!("{}\n", digest::hex(&bytes)).as_bytes(), 0o444)
 }
 
 /// Owned by us or root, and nobody else may rename what lies in it.

@@ -19,6 +19,7 @@ use crate::install::Installer;
 use crate::job::Job;
 use crate::keyring;
 use crate::lock;
+use crate::machine_id;
 use crate::packages::Index;
 use crate::power::Power;
 use crate::progress::{Progress, size};
@@ -348,10 +349,7 @@ fn tidy(tree: &Tree) -> Result<()> {
     for file in FILES.iter().filter(|file| tree.read(file).is_some()) {
         tree.remove(file)?;
     }
-    match tree.read("etc/machine-id") {
-        Some(_) => tree.write("etc/machine-id", b"", 0o444),
-        None => Ok(()),
-    }
+    machine_id::forget(tree)
 }
 
 /// What --foreign has left out, on a machine that can run it.

@@ -20,7 +20,7 @@ use crate::tree::Tree;
 use crate::trouble::Kind;
 
 /// Not looked at: what a name here begins with.
-const IGNORED: [&str; 21] = [
+const IGNORED: [&str; 22] = [
     "etc/apt/sources.list",
     "etc/hostname",
     "etc/machine-id",
@@ -32,6 +32,7 @@ const IGNORED: [&str; 21] = [
     "var/cache/ldconfig/aux-cache",
     "var/lib/apt/extended_states",
     "var/lib/apt/lists/",
+    "var/lib/dbus/machine-id",
     "var/lib/dpkg/arch",
     "var/lib/dpkg/available",
     "var/lib/dpkg/cmethopt",

@@ -26,6 +26,7 @@ mod job;
 mod keyring;
 mod list;
 mod lock;
+mod machine_id;
 mod mirror;
 #[cfg(feature = "rpgp")]
 mod openpgp;

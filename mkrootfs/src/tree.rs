@@ -61,6 +61,13 @@ impl Tree {
             .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
     }
 
+    /// Whether the name itself is a file, and no link to one.
+    pub fn is_file(&self, path: &str) -> bool {
+        let Ok((dir, name)) = self.place(path) else { return false };
+        fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits())
+    }
+
     pub fn is_device(&self, path: &str) -> bool {
         rooted::open_path(self.fd(), Path::new(path))
             .and_then(fstat)
