@@ -70,7 +70,7 @@ pub fn verify(
         .with_context(|| format!("cannot write '{}'", files.text.display()))?;
     let mut said = by_gpgv(keyrings, &files, old_keys)?;
     if said.is_none() {
-        said = by_sqv(keyrings, &files)?;
+        said = by_sqv(keyrings, &files, signature)?;
     }
     if said.is_none() {
         said = by_ourselves(keyrings, message, signature, old_keys)?;
@@ -116,10 +116,32 @@ fn by_gpgv(keyrings: &[PathBuf], files: &Files, old_keys: bool) -> Result<Option
     Ok(Some(said.map_err(|said| if verdicts.is_empty() { last_line(&said, &output) } else { said })))
 }
 
-fn by_sqv(keyrings: &[PathBuf], files: &Files) -> Result<Option<Judgement>> {
-    let Some(output) = output(&mut Command::new("sqv"), keyrings, files)? else { return Ok(None) };
-    let good = output.status.success();
-    Ok(Some(if good { Ok(()) } else { Err(last_line("sqv finds no valid signature", &output)) }))
+/// It reads one block of a file: each is asked about, until one is good.
+fn by_sqv(keyrings: &[PathBuf], files: &Files, signature: &[u8]) -> Result<Option<Judgement>> {
+    let mut said = Err("there is no signature".into());
+    for block in blocks(signature) {
+        fs::write(&files.signature, block)
+            .with_context(|| format!("cannot write '{}'", files.signature.display()))?;
+        let Some(output) = output(&mut Command::new("sqv"), keyrings, files)? else { return Ok(None) };
+        if output.status.success() {
+            return Ok(Some(Ok(())));
+        }
+        said = Err(last_line("sqv finds no valid signature", &output));
+    }
+    Ok(Some(said))
+}
+
+/// Armored signatures that stand one behind the other; all else is one block.
+fn blocks(signature: &[u8]) -> Vec<&[u8]> {
+    let starts: Vec<usize> = memchr::memmem::find_iter(signature, b"-----BEGIN ").collect();
+    match starts.len() {
+        0 | 1 => vec![signature],
+        _ => starts
+            .iter()
+            .zip(starts[1..].iter().chain([&signature.len()]))
+            .map(|(a, b)| &signature[*a..*b])
+            .collect(),
+    }
 }
 
 #[cfg(feature = "rpgp")]
