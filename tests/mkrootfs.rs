@@ -1966,3 +1966,23 @@ fn root_of_a_user_namespace_is_not_root() {
     assert_eq!((made.uid(), made.gid()), (0, 0));
     assert!(!archive.place.at("out/root/dev/null").exists());
 }
+
+/// The first with all ids, each as itself, as systemd's PrivateUsers=full does it; the second as in podman's containers.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn root_that_can_make_no_devices_makes_a_root_without() {
+    let archive = Archive::new();
+    let pin = archive.publish("");
+    let all =
+        ["--user", "--map-users=0:0:4294967295", "--map-groups=0:0:4294967295", "--setuid=0", "--setgid=0"];
+    for arguments in [&all[..], &["--caps=default,sys_admin,dac_read_search,sys_resource,ipc_lock,sys_nice"]]
+    {
+        let _ = fs::remove_dir_all(archive.place.at("out/root"));
+        let command = archive.command(&["--release-sha256", &pin, "--no-updates"], &archive.url());
+        let mut inside = Command::new(tool("unshare"));
+        inside.args(arguments).arg(command.get_program()).args(command.get_args());
+        finish(inside, "").ended_with(0);
+        assert!(archive.place.at("out/root/etc/base.conf").exists());
+        assert!(!archive.place.at("out/root/dev/null").exists());
+    }
+}

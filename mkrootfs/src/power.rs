@@ -11,6 +11,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio, exit};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -20,6 +21,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{
     ForkResult, Gid, Pid, Uid, User, getegid, geteuid, getppid, pipe2, setgroups, setresgid, setresuid,
 };
+use unshare::caps::{self, Caps};
 use unshare::{fail::hint, sys};
 
 use crate::progress;
@@ -95,7 +97,10 @@ fn as_root() -> Result<Power> {
     let ids = ["uid_map", "gid_map"].map(|file| {
         fs::read_to_string(format!("/proc/self/{file}")).map_or(u32::MAX.into(), |map| mapped(&map))
     });
-    let power = power_of(ids[0].min(ids[1]));
+    let power = match power_of(ids[0].min(ids[1])) {
+        Power::Root if !makes_devices()? => Power::Ranges,
+        power => power,
+    };
     if power == Power::Single {
         progress::warn(
             "every file of the root will belong to you alone: this user namespace has too few ids",
@@ -103,6 +108,15 @@ fn as_root() -> Result<Power> {
         crate::sys::swallow_chown().context("cannot pass over changes of owners")?;
     }
     Ok(power)
+}
+
+/// Devices are made in the first user namespace alone, and some containers take even its root the right to.
+fn makes_devices() -> Result<bool> {
+    // include/linux/proc_ns.h: PROC_USER_INIT_INO
+    const FIRST: u64 = 0xefff_fffd;
+    let first = fs::metadata("/proc/self/ns/user").map_or(true, |ns| ns.ino() == FIRST);
+    let caps = caps::permitted(Pid::from_raw(0)).context("cannot ask for our capabilities")?;
+    Ok(first && caps.0 & Caps::parse("mknod")?.0 != 0)
 }
 
 /// How many ids a map has, a block a line: first inside, first outside, count (user_namespaces(7)).
