@@ -1148,7 +1148,7 @@ fn a_package_that_is_changed_short_or_gone_is_status_5_and_the_others_stay_cache
         run().ended_with(5).said("package 'libapt'").said(told);
     }
     server.fault("/pool/libapt.deb", Fault::Gone);
-    run().ended_with(5).said("404");
+    run().ended_with(5).said("404").said("hint: name another mirror behind this one");
     archive.nothing_is_left();
     fs::write(archive.deb("libapt"), whole).unwrap();
     run().ended_with(0);

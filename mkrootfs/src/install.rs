@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
+use unshare::fail::hint;
 
 use crate::archive::{self, Suite, Text};
 use crate::cache::Cache;
@@ -18,7 +19,7 @@ use crate::packages::Package;
 use crate::progress::{Progress, size};
 use crate::resolve;
 use crate::tree::{self, Tree};
-use crate::trouble::Kind;
+use crate::trouble::{self, Kind};
 use crate::unpack;
 
 /// Where packages come from, and where they go.
@@ -129,7 +130,11 @@ impl Installer<'_> {
             match self.fetcher.fetch(self.cache, &item.wanted) {
                 Ok(()) => drop(ready.send(at)),
                 Err(error) => {
-                    let _ = done.send(Err(within(&format!("package '{}'", item.package.name), error)));
+                    let wrong = trouble::kind(&error) == Some(Kind::BadPackage);
+                    let error = within(&format!("package '{}'", item.package.name), error);
+                    let remedy =
+                        "name another mirror behind this one: it is asked for what the first has not";
+                    let _ = done.send(Err(if wrong { hint(error, remedy) } else { error }));
                 }
             }
         }
