@@ -1002,6 +1002,35 @@ fn what_is_unsigned_or_changed_is_refused() {
 }
 
 /// A mirror that is updated just then is asked again; one whose files do not fit each other is told.
+/// A server whose authority is known by SSL_CERT_FILE alone.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_mirror_may_speak_tls_and_must_be_who_it_says() {
+    const SERVER: &str = "cd \"$1\"; openssl req -x509 -newkey rsa:2048 -nodes -keyout ../key -out ../cert -days 2 \
+        -subj /CN=localhost -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE 2>/dev/null; \
+        exec openssl s_server -WWW -cert ../cert -key ../key -accept 127.0.0.1:0 2>&1";
+    let archive = Archive::new();
+    let pin = archive.publish("");
+    fs::rename(archive.suite().join("Release"), archive.suite().join("InRelease")).unwrap();
+    let mut server = Command::new("sh");
+    server.args(["-euc", SERVER, "sh"]).arg(archive.place.at("mirror"));
+    let mut server = server.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let port =
+        said.find_map(|line| Some(line.strip_prefix("ACCEPT ")?.rsplit(':').next()?.to_owned())).unwrap();
+    let list = |authorities: &Path| {
+        let mut command = Command::new(tool("mkrootfs"));
+        command.args(["list", "--no-updates", "--arch=amd64", "--release-sha256", &pin, "bookworm"]);
+        command.arg(format!("https://localhost:{port}")).arg("--cache").arg(archive.place.at("cache"));
+        command.env("SSL_CERT_FILE", authorities);
+        finish(command, "")
+    };
+    let refused = list(Path::new("/etc/ssl/certs/ca-certificates.crt")).ended_with(3);
+    refused.said("certificate is not to be trusted").said("hint: SSL_CERT_FILE=FILE");
+    list(&archive.place.at("cert")).ended_with(0);
+    server.kill().and_then(|()| server.wait()).unwrap();
+}
+
 /// The Release file is large here, so that a busy machine does not take the server for a far one.
 #[test]
 #[ignore = "needs root: tests/run"]

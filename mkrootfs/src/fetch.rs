@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use nix::errno::Errno;
+use unshare::fail::hint;
 use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -384,7 +385,13 @@ fn plain(error: io::Error) -> Error {
 
 fn reason(error: ureq::Error) -> Error {
     match error {
-        ureq::Error::Io(error) => plain(error),
+        ureq::Error::Io(error) => match error.get_ref().and_then(|cause| cause.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(why)) => hint(
+                anyhow!("the server's certificate is not to be trusted: {why}"),
+                "SSL_CERT_FILE=FILE names the authorities that are; the usual ones: apt-get install ca-certificates",
+            ),
+            _ => plain(error),
+        },
         ureq::Error::HostNotFound => anyhow!("the host's name has no address"),
         ureq::Error::ConnectionFailed => anyhow!("no address of the host answers"),
         other => Error::new(other),
