@@ -705,6 +705,20 @@ fn the_second_root_of_a_set_is_a_copy() {
     assert!(stanza.contains("\nVersion: 2\n"), "{stanza}");
 }
 
+#[test]
+#[ignore = "needs root: tests/run"]
+fn half_a_base_of_a_killed_run_goes_with_the_next_and_that_of_a_living_one_stays() {
+    let archive = Archive::new();
+    let [left, held] =
+        ["k.partial-1-1", "k.partial-1-2"].map(|name| archive.place.at("cache/base").join(name));
+    [&left, &held].iter().for_each(|dir| fs::create_dir_all(dir.join("usr")).unwrap());
+    let holder =
+        nix::fcntl::Flock::lock(fs::File::open(&held).unwrap(), nix::fcntl::FlockArg::LockShared).unwrap();
+    archive.run(&["--no-updates"]).ended_with(0);
+    assert!(!left.exists() && held.exists(), "{:?}", archive.place.names("cache/base"));
+    drop(holder);
+}
+
 /// The writing begins beside the scripts; the base and the root are waited for at once; a clone is not waited for, as
 /// cp does not.
 #[test]

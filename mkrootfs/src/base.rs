@@ -97,7 +97,9 @@ impl Bases {
         if has_secrets(&Tree::open(root)?)? {
             return Ok(None);
         }
-        let (whole, partial) = (self.dir.join("base").join(key), self.dir.join("base").join(unique(key)));
+        let dir = self.dir.join("base");
+        sweep(&dir);
+        let (whole, partial) = (dir.join(key), dir.join(unique(key)));
         DirBuilder::new().mode(0o755).create(&partial)?;
         let lock = Flock::lock(File::open(&partial)?, FlockArg::LockShared).map_err(|(_, errno)| errno)?;
         let draft = Draft { whole, partial, mark: self.mark(key), lock };
@@ -139,6 +141,16 @@ impl Base {
 
     pub fn remember(&self, request: Option<&str>) -> Result<()> {
         remember(&self.path, request)
+    }
+}
+
+/// Removes what killed runs have left.
+fn sweep(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().contains(".partial-")) {
+        if let Ok(Some(_lock)) = is_free(&entry.path()) {
+            let _ = staging::remove_tree(&entry.path());
+        }
     }
 }
 
