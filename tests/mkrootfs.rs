@@ -717,6 +717,17 @@ fn half_a_base_of_a_killed_run_goes_with_the_next_and_that_of_a_living_one_stays
     archive.run(&["--no-updates"]).ended_with(0);
     assert!(!left.exists() && held.exists(), "{:?}", archive.place.names("cache/base"));
     drop(holder);
+    // Killed while it copies: by the parent, which lives.
+    fs::remove_dir_all(archive.place.at("cache")).unwrap();
+    fs::remove_dir_all(archive.place.at("out/root")).unwrap();
+    let pin = archive.publish("");
+    let run = archive.command(&["--no-updates", "--release-sha256", &pin], &archive.url());
+    let mut killed = Command::new(system("strace"));
+    killed.args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=copy_file_range:signal=KILL"]);
+    killed.arg(run.get_program()).args(run.get_args());
+    finish(killed, "").ended_with(1).said("the work was killed by SIGKILL");
+    assert_eq!(archive.place.names("cache/base"), [""; 0]);
+    archive.nothing_is_left();
 }
 
 /// The writing begins beside the scripts; the base and the root are waited for at once; a clone is not waited for, as

@@ -92,13 +92,23 @@ impl Bases {
         self.dir.join("base").join(format!("{key}.used"))
     }
 
+    /// Removes what killed runs have left.
+    pub fn sweep(&self) {
+        let entries = fs::read_dir(self.dir.join("base")).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().contains(".partial-")) {
+            if let Ok(Some(_lock)) = is_free(&entry.path()) {
+                let _ = staging::remove_tree(&entry.path());
+            }
+        }
+    }
+
     /// Begins a base as a copy of a finished root; None when that has secrets.
     pub fn draft(&self, key: &str, root: &Path) -> Result<Option<Draft>> {
         if has_secrets(&Tree::open(root)?)? {
             return Ok(None);
         }
         let dir = self.dir.join("base");
-        sweep(&dir);
+        self.sweep();
         let (whole, partial) = (dir.join(key), dir.join(unique(key)));
         DirBuilder::new().mode(0o755).create(&partial)?;
         let lock = Flock::lock(File::open(&partial)?, FlockArg::LockShared).map_err(|(_, errno)| errno)?;
@@ -141,16 +151,6 @@ impl Base {
 
     pub fn remember(&self, request: Option<&str>) -> Result<()> {
         remember(&self.path, request)
-    }
-}
-
-/// Removes what killed runs have left.
-fn sweep(dir: &Path) {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().contains(".partial-")) {
-        if let Ok(Some(_lock)) = is_free(&entry.path()) {
-            let _ = staging::remove_tree(&entry.path());
-        }
     }
 }
 

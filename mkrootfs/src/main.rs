@@ -92,11 +92,16 @@ fn run(command: Command) -> Result<u8> {
             let tidy = form != Form::Directory || pack::epoch()?.is_some();
             let job = job(suite, &mirrors, options)?;
             // Whose the cache is shows outside of a user namespace only.
-            let private = job.options.base && base::is_private(&Cache::open(job.options.cache.as_deref())?)?;
+            let cache = Cache::open(job.options.cache.as_deref())?;
+            let private = job.options.base && base::is_private(&cache)?;
             let job = job::Job { tidy, form, private, power: power::take()?, ..job };
-            stage(&target, &job.options, Content::Made(job.power), |root, scratch| {
+            let ended = stage(&target, &job.options, Content::Made(job.power), |root, scratch| {
                 bootstrap::make(&job, root, scratch)
-            })
+            });
+            if !matches!(ended, Ok(0)) {
+                base::Bases::open(&cache).sweep();
+            }
+            ended
         }
         Command::Clone { source, target, options } => {
             let progress = progress::Progress::new(&options);
