@@ -1365,6 +1365,36 @@ fn a_full_disk_is_foreseen_or_named_and_leaves_nothing() {
     on("50").ended_with(1).said("No space left on device").said("cannot unpack '/").printed("");
 }
 
+/// The tree of a mount point is that of a new directory, but for its own name.
+#[test]
+#[ignore = "needs root: tests/run"]
+fn a_mount_point_is_filled() {
+    let archive = Archive::new();
+    let pin = archive.publish("");
+    let run = archive.command(&["--no-updates", "--no-base", "--release-sha256", &pin], &archive.url());
+    let within = |script: &str| {
+        let mounted = "mount -t tmpfs new \"$OUT/root\"; ";
+        let mut command = Command::new(system("unshare"));
+        command.args(["-m", "sh", "-uc", &format!("{mounted}{script}"), "sh"]);
+        command.arg(run.get_program()).args(run.get_args()).env("OUT", archive.place.at("out"));
+        finish(command, "")
+    };
+    archive.run(&["--no-updates", "--no-base"]).ended_with(0);
+    fs::rename(archive.place.at("out/root"), archive.place.at("plain")).unwrap();
+    fs::create_dir(archive.place.at("out/root")).unwrap();
+    let same = "\"$@\" && ls -A \"$OUT/root\" | tr '\\n' ' '; rmdir \"$OUT/root/lost+found\"; \
+        \"$1\" diff \"$OUT/../plain\" \"$OUT/root\"; stat -c ' %a %u' \"$OUT/root\"";
+    let lost = within(&format!("mkdir -m 700 \"$OUT/root/lost+found\"; {same}")).ended_with(0);
+    lost.printed("bin dev etc lib lib64 lost+found proc sbin usr var  755 0\n");
+    // Killed between two of the names; the next run takes away what was moved.
+    let half =
+        "strace -qq -o /dev/null -e inject=renameat:signal=KILL:when=4 \"$@\"; ls -A \"$OUT/root\" | wc -l; ";
+    let again = within(&format!("{half} mkdir \"$OUT/root/lost+found\"; {same}")).ended_with(0);
+    again.printed("4\nbin dev etc lib lib64 lost+found proc sbin usr var  755 0\n");
+    let taken = within("echo x > \"$OUT/root/file\"; \"$@\"; echo $?; ls -A \"$OUT/root\"");
+    taken.said("the directory is not empty: it has 'file'").printed("2\nfile\n");
+}
+
 /// What a disk says only when it is written to must not be lost between the two times that it is waited for.
 #[test]
 #[ignore = "needs root: tests/run"]

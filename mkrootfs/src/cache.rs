@@ -30,7 +30,7 @@ impl Cache {
     pub fn open(asked: Option<&Path>) -> Result<Cache> {
         let dir = match asked {
             Some(dir) => dir.to_owned(),
-            None => default_dir()?,
+            None => default_dir(),
         };
         let dir = std::path::absolute(&dir).unwrap_or(dir);
         for part in ["sha256", "partial", "release"] {
@@ -128,9 +128,29 @@ impl Claim {
 }
 
 /// $XDG_CACHE_HOME/slipway or ~/.cache/slipway (XDG Base Directory Specification).
-fn default_dir() -> Result<PathBuf> {
+fn default_dir() -> PathBuf {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    // A job without HOME still has a place that is its own.
-    Ok(base.unwrap_or_else(|| PathBuf::from("/var/cache")).join("slipway"))
+    dir_of(absolute("XDG_CACHE_HOME"), absolute("HOME"))
+}
+
+/// A job without a home still has a place that is its own; and system users have a home that must not be there.
+fn dir_of(cache: Option<PathBuf>, home: Option<PathBuf>) -> PathBuf {
+    let home = home.filter(|home| home.is_dir()).map(|home| home.join(".cache"));
+    cache.or(home).unwrap_or_else(|| PathBuf::from("/var/cache")).join("slipway")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_in_a_home_that_is_there() {
+        let of = |cache: Option<&str>, home: Option<&str>| {
+            dir_of(cache.map(PathBuf::from), home.map(PathBuf::from))
+        };
+        assert_eq!(of(Some("/c"), Some("/tmp")), Path::new("/c/slipway"));
+        assert_eq!(of(None, Some("/tmp")), Path::new("/tmp/.cache/slipway"));
+        assert_eq!(of(None, Some("/nonexistent")), Path::new("/var/cache/slipway"));
+        assert_eq!(of(None, None), Path::new("/var/cache/slipway"));
+    }
 }

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::stat::fstat;
 
 use crate::copy::{Sharing, copy};
+use crate::inside;
 use crate::sys;
 use crate::trouble::Kind;
 
@@ -79,6 +80,13 @@ impl Copy {
             bail!(Kind::Asked.because(failed(), anyhow!("it is no subvolume of btrfs")));
         }
         let (parent, name) = root.parent().zip(root.file_name()).context("a target has a name")?;
+        if inside::is_ours(parent) {
+            bail!(Kind::Asked.hinted(
+                failed(),
+                "the target is a mount point, which it cannot become",
+                "name a new directory below it"
+            ));
+        }
         std::fs::remove_dir(root).with_context(failed)?;
         let parent = File::open(parent).with_context(failed)?;
         let made = sys::btrfs_snapshot(self.source.as_fd(), parent.as_fd(), name.as_bytes());

@@ -21,6 +21,7 @@ mod hook;
 mod host;
 mod idle;
 mod import;
+mod inside;
 mod install;
 mod job;
 mod keyring;

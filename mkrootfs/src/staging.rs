@@ -1,6 +1,6 @@
 //! staging: a new tree is made beside its target and renamed when it is whole.
 //!
-//! `TARGET.partial-PID/root` becomes TARGET. The outer directory is open to root only, as half a system has
+//! `TARGET.partial-PID/root` becomes TARGET, or, where TARGET is a mount point, what lies in it. The outer directory is open to root only, as half a system has
 //! set-id programs already, and is held locked (flock(2)) while anybody works in it: one without a lock is
 //! what a killed run left, and the next run for the same target removes it.
 
@@ -18,12 +18,15 @@ use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::inside;
 use crate::sys;
 use crate::trouble::Kind;
 
 pub struct Staging {
     target: PathBuf,
     dir: PathBuf,
+    /// It lies in the target.
+    inside: bool,
     /// Kept open: it is the lock.
     _lock: Flock<File>,
 }
@@ -31,26 +34,35 @@ pub struct Staging {
 impl Staging {
     /// Checks the target, removes what killed runs left, and makes the place to work in.
     pub fn make(target: &Path) -> Result<Staging> {
-        Staging::beside(target, check)
+        let target = absolute(target)?;
+        if !inside::must_stay(&target) {
+            check(&target)?;
+            return Staging::beside(target);
+        }
+        remove_stale(&target, inside::STEM, |ours| inside::take_back(&target, ours))?;
+        inside::check(&target)?;
+        Staging::at(target.join(format!("{}{}", inside::STEM, std::process::id())), target, true)
     }
 
     /// For a target that is a file; one that is there is replaced at the end.
     pub fn make_file(target: &Path) -> Result<Staging> {
-        Staging::beside(target, check_file)
+        let target = absolute(target)?;
+        check_file(&target)?;
+        Staging::beside(target)
     }
 
-    fn beside(target: &Path, check: fn(&Path) -> Result<()>) -> Result<Staging> {
-        let target =
-            std::path::absolute(target).with_context(|| format!("cannot find '{}'", target.display()))?;
-        check(&target)?;
+    fn beside(target: PathBuf) -> Result<Staging> {
         let stem = stem(&target)?;
-        remove_stale(&target, &stem)?;
-        let dir = target.with_file_name(format!("{stem}{}", std::process::id()));
+        remove_stale(target.parent().expect("check has seen it"), &stem, |_| Ok(()))?;
+        Staging::at(target.with_file_name(format!("{stem}{}", std::process::id())), target, false)
+    }
+
+    fn at(dir: PathBuf, target: PathBuf, inside: bool) -> Result<Staging> {
         let make = || DirBuilder::new().mode(0o700).create(&dir);
         make().with_context(|| format!("cannot make '{}'", dir.display()))?;
         let lock =
             lock(&dir)?.ok_or_else(|| anyhow!("cannot lock '{}': another run has it", dir.display()))?;
-        let staging = Staging { target, dir, _lock: lock };
+        let staging = Staging { target, dir, inside, _lock: lock };
         staging.make_root().inspect_err(|_| drop(remove_tree(&staging.dir)))?;
         Ok(staging)
     }
@@ -82,6 +94,9 @@ impl Staging {
 
     /// The tree is whole: it becomes the target.
     pub fn finish(self) -> Result<()> {
+        if self.inside {
+            return inside::move_up(&self.root(), &self.target, &self.dir);
+        }
         let done = fs::rename(self.root(), &self.target);
         done.with_context(|| format!("cannot rename the finished tree to '{}'", self.target.display()))?;
         remove_tree(&self.dir)
@@ -109,11 +124,18 @@ impl Staging {
     pub fn keep(self) -> Result<PathBuf> {
         let name =
             self.target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let kept = self.target.with_file_name(format!("{name}.failed-{}", std::process::id()));
+        let kept = match self.inside {
+            true => self.target.join(format!("failed-{}", std::process::id())),
+            false => self.target.with_file_name(format!("{name}.failed-{}", std::process::id())),
+        };
         fs::rename(self.root(), &kept).with_context(|| format!("cannot rename to '{}'", kept.display()))?;
         remove_tree(&self.dir)?;
         Ok(kept)
     }
+}
+
+fn absolute(target: &Path) -> Result<PathBuf> {
+    std::path::absolute(target).with_context(|| format!("cannot find '{}'", target.display()))
 }
 
 /// A target is new, or a directory with nothing in it.
@@ -182,8 +204,8 @@ fn lock(dir: &Path) -> Result<Option<Flock<File>>> {
     }
 }
 
-fn remove_stale(target: &Path, stem: &str) -> Result<()> {
-    let parent = target.parent().expect("check has seen it");
+/// Removes what killed runs have left in `parent`; before that `undo` gets each.
+fn remove_stale(parent: &Path, stem: &str, undo: impl Fn(&Path) -> Result<()>) -> Result<()> {
     let entries = fs::read_dir(parent).with_context(|| format!("cannot read '{}'", parent.display()))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -196,6 +218,7 @@ fn remove_stale(target: &Path, stem: &str) -> Result<()> {
             continue;
         }
         if let Some(_lock) = lock(&entry.path())? {
+            undo(&entry.path())?;
             remove_tree(&entry.path())?;
         }
     }
