@@ -1340,6 +1340,12 @@ fn a_target_is_new_or_empty() {
     symlink("/nowhere", &root).unwrap();
     archive.run(&[]).ended_with(2).said("something that is not a directory");
     fs::remove_file(&root).unwrap();
+    // A link to a directory stands for it.
+    fs::create_dir(archive.place.at("elsewhere")).unwrap();
+    symlink("../elsewhere", &root).unwrap();
+    archive.run(&[]).ended_with(0);
+    assert!(root.is_symlink() && archive.place.at("elsewhere/etc").exists());
+    fs::remove_file(&root).unwrap();
     fs::remove_dir(archive.place.at("out")).unwrap();
     archive.run(&[]).ended_with(2).said("there is no directory");
 }

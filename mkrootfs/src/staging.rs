@@ -34,7 +34,7 @@ pub struct Staging {
 impl Staging {
     /// Checks the target, removes what killed runs left, and makes the place to work in.
     pub fn make(target: &Path) -> Result<Staging> {
-        let target = absolute(target)?;
+        let target = through_link(absolute(target)?);
         if !inside::must_stay(&target) {
             check(&target)?;
             return Staging::beside(target);
@@ -136,6 +136,12 @@ impl Staging {
 
 fn absolute(target: &Path) -> Result<PathBuf> {
     std::path::absolute(target).with_context(|| format!("cannot find '{}'", target.display()))
+}
+
+/// A link to a directory stands for it, as on another disk.
+fn through_link(target: PathBuf) -> PathBuf {
+    let real = fs::canonicalize(&target).ok().filter(|real| target.is_symlink() && real.is_dir());
+    real.unwrap_or(target)
 }
 
 /// A target is new, or a directory with nothing in it.
