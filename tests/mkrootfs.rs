@@ -1340,6 +1340,16 @@ fn a_target_is_new_or_empty() {
     symlink("/nowhere", &root).unwrap();
     archive.run(&[]).ended_with(2).said("something that is not a directory");
     fs::remove_file(&root).unwrap();
+    // Somebody else is faster.
+    let pin = archive.publish("");
+    let hook = "mkdir \"$1/../../root\"; : > \"$1/../../root/theirs\"";
+    let run = archive.command(&["--release-sha256", &pin, "--customize-hook", hook], &archive.url());
+    finish(run, "").ended_with(1).said("cannot rename the finished tree");
+    assert_eq!(
+        (archive.place.names("out"), archive.place.names("out/root")),
+        (vec!["root".into()], vec!["theirs".into()])
+    );
+    fs::remove_dir_all(&root).unwrap();
     // A link to a directory stands for it.
     fs::create_dir(archive.place.at("elsewhere")).unwrap();
     symlink("../elsewhere", &root).unwrap();
@@ -1399,6 +1409,30 @@ fn a_mount_point_is_filled() {
     again.printed("4\nbin dev etc lib lib64 lost+found proc sbin usr var  755 0\n");
     let taken = within("echo x > \"$OUT/root/file\"; \"$@\"; echo $?; ls -A \"$OUT/root\"");
     taken.said("the directory is not empty: it has 'file'").printed("2\nfile\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run"]
+fn where_programs_must_not_run_that_is_foreseen_and_where_devices_must_not_they_are_the_hosts() {
+    let mut archive = Archive::new();
+    archive.add("null", "", &[], &[("postinst", "#!/bin/sh\nset -e\ncat /dev/null > /dev/zero\n")]);
+    let server = Server::new(archive.place.at("mirror"));
+    let pin = archive.publish("");
+    let on = |flags: &str, more: &[&str]| {
+        let options =
+            [&["--no-updates", "--no-base", "--include=null", "--release-sha256", &pin], more].concat();
+        let run = archive.command(&options, &server.url);
+        let mut command = Command::new(system("unshare"));
+        let script = "mount -t tmpfs -o \"$1\" new \"$2\"; shift 2; exec \"$@\"";
+        command.args(["-m", "sh", "-uc", script, "sh", flags]).arg(archive.place.at("out"));
+        command.arg(run.get_program()).args(run.get_args());
+        finish(command, "")
+    };
+    let refused = on("noexec", &[]).ended_with(2).said("its file system is mounted noexec");
+    refused.said("hint: mount -o remount,exec; or --foreign");
+    assert_eq!(server.asked("/pool/null.deb"), [0; 0]);
+    on("noexec", &["--foreign"]).ended_with(0);
+    on("nodev", &[]).ended_with(0);
 }
 
 /// What a disk says only when it is written to must not be lost between the two times that it is waited for.

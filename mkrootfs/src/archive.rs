@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Error, Result, bail};
+use unshare::fail;
 
 use crate::cache::Cache;
 use crate::deb;
@@ -91,7 +92,7 @@ impl Access<'_> {
                 Ok(Found::Nothing(error)) => nothing = nothing.or(Some(error)),
                 Err(error) => {
                     if tried + 1 < source.mirrors.len() {
-                        progress::warn(&format!("the next mirror is tried: {error:#}"));
+                        progress::warn(&format!("the next mirror is tried: {}", fail::told(&error)));
                     }
                     failure = failure.or(Some(error));
                 }
@@ -251,7 +252,7 @@ fn stale(error: Error, at: usize, suite: &str) -> Error {
     let text = format!("the mirror's Release file and index of '{suite}' do not belong together");
     let hint = "try again in an hour, or name another mirror";
     let without = if at > 0 { "; or leave this suite out: --no-updates" } else { "" };
-    Kind::Trust.hinted(text, format!("{error:#}"), format!("{hint}{without}"))
+    Kind::Trust.hinted(text, fail::told(&error), format!("{hint}{without}"))
 }
 
 /// By its digest a file is the right one even while the mirror is being updated.

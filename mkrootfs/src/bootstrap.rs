@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Error, Result, bail};
+use unshare::fail;
 
 use crate::archive::{self, Access, Suite, Text};
 use crate::base::{self, Base, Bases, Draft};
@@ -173,6 +174,9 @@ impl Site<'_> {
             return self.copy(base);
         }
         check_space(selection, self.root)?;
+        if !self.job.options.foreign {
+            configure::check(self.root)?;
+        }
         self.install(suites, selection, texts)?;
         let base = bases.map_or(Ok(Kept::No), |bases| self.draft(&bases, &key)).unwrap_or_else(|error| {
             self.no_base(&error);
@@ -191,7 +195,7 @@ impl Site<'_> {
 
     /// The next run is slower without; this one is done.
     fn no_base(&self, error: &Error) {
-        self.progress.detail(&format!("no base is kept: {error:#}"));
+        self.progress.detail(&format!("no base is kept: {}", fail::told(error)));
     }
 
     /// The last touches; then the disk is waited for, for the root and its base at once. From then on the base
@@ -359,6 +363,7 @@ pub fn second_stage(root: &Path, options: &Options) -> Result<()> {
     let tree = Tree::open(root).map_err(|error| Kind::Asked.because("cannot configure", error))?;
     let status = verify::status(&tree)?;
     host::arch(verify::architecture(&status), false)?;
+    configure::check(root)?;
     let waiting = verify::unpacked(&tree, &status)?;
     let mut index = Index::default();
     index.add(&status, 0);

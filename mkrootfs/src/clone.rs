@@ -5,8 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
-use nix::errno::Errno;
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::stat::fstat;
 
 use crate::copy::{Sharing, copy};
@@ -32,7 +31,7 @@ pub enum By {
 impl Copy {
     pub fn open(source: &Path, target: &Path) -> Result<Copy> {
         let failed = || format!("cannot clone '{}'", source.display());
-        let path = source.canonicalize().map_err(|e| Kind::Asked.because(failed(), plain(e)))?;
+        let path = source.canonicalize().map_err(|e| Kind::Asked.because(failed(), e))?;
         let fd = File::open(&path).with_context(failed)?;
         if !fd.metadata().with_context(failed)?.is_dir() {
             bail!(Kind::Asked.because(failed(), anyhow!("it is not a directory")));
@@ -106,8 +105,4 @@ impl Copy {
         let to = File::open(root).with_context(|| format!("cannot open '{}'", root.display()))?;
         copy(self.source.as_fd(), &self.path, to.as_fd(), sharing)
     }
-}
-
-fn plain(error: std::io::Error) -> Error {
-    error.raw_os_error().map_or_else(|| error.into(), |number| Errno::from_raw(number).into())
 }

@@ -31,17 +31,20 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, chroot, fchdir, pipe2, pivot_root};
 use unshare::caps::{self, Caps};
+use unshare::fail;
 
 use crate::dpkg::{ADMIN, Installed};
 use crate::idle;
 use crate::progress::Progress;
 use crate::supervise;
 use crate::sys;
+use crate::trouble::Kind;
 
-/// Devices that scripts use; in a user namespace the host's are mounted for them.
+/// Devices that scripts use; where the root's cannot be, the host's are mounted for them.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// What scripts of packages need; neither modules nor clocks nor mounts are among it.
@@ -50,7 +53,25 @@ const CAPS: &str = "default,mknod,ipc_lock,sys_nice,sys_resource";
 /// Lines of a failing script that are shown.
 const TAIL: usize = 20;
 
-/// Runs the scripts, and `meanwhile` beside them.
+/// Before anything is done: can programs run there?
+pub fn check(root: &Path) -> Result<()> {
+    if !flags(root)?.contains(FsFlags::ST_NOEXEC) {
+        return Ok(());
+    }
+    Err(Kind::Asked.hinted(
+        format!("cannot configure packages in '{}'", root.display()),
+        "its file system is mounted noexec",
+        "mount -o remount,exec; or --foreign: unpack only",
+    ))
+}
+
+fn flags(root: &Path) -> Result<FsFlags> {
+    let about =
+        statvfs(root).with_context(|| format!("cannot look at the file system of '{}'", root.display()));
+    about.map(|about| about.flags())
+}
+
+/// Runs the scripts, and `meanwhile` beside them. `devices`: there are some in the root.
 pub fn configure(
     root: &Path,
     packages: &[Installed],
@@ -58,6 +79,8 @@ pub fn configure(
     progress: &Progress,
     meanwhile: impl FnOnce() -> Result<()> + Send,
 ) -> Result<()> {
+    // Mounted nodev, they cannot be opened.
+    let devices = devices && !flags(root)?.contains(FsFlags::ST_NODEV);
     let (said, say) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let (failed, fail) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     match unshare::sys::fork().context("cannot fork")? {
@@ -90,7 +113,7 @@ pub fn configure(
 fn leave(done: Result<bool>, fail: &OwnedFd) -> ! {
     if let Err(error) = &done {
         let pipe = fail.try_clone().map(fs::File::from);
-        let _ = pipe.and_then(|mut pipe| pipe.write_all(format!("{error:#}").as_bytes()));
+        let _ = pipe.and_then(|mut pipe| pipe.write_all(fail::told(error).as_bytes()));
     }
     exit(i32::from(!matches!(done, Ok(true))))
 }

@@ -263,7 +263,7 @@ impl Walk<'_> {
                 Err(Errno::ENOSYS | Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EPERM) => {
                     let (mut from, mut to) =
                         (File::from(from.try_clone_to_owned()?), File::from(to.try_clone_to_owned()?));
-                    return std::io::copy(&mut from, &mut to).map(drop).map_err(plain);
+                    return Ok(std::io::copy(&mut from, &mut to).map(drop)?);
                 }
                 Err(errno) => return Err(errno.into()),
             }
@@ -333,8 +333,4 @@ fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
 
 fn times(stat: &FileStat) -> (TimeSpec, TimeSpec) {
     (TimeSpec::new(stat.st_atime, stat.st_atime_nsec), TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec))
-}
-
-fn plain(error: std::io::Error) -> Error {
-    error.raw_os_error().map_or_else(|| error.into(), |number| Errno::from_raw(number).into())
 }

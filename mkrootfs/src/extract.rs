@@ -175,7 +175,7 @@ impl<'t> Extract<'t> {
             if count == 0 {
                 break;
             }
-            write_block(&mut file, &self.buffer[..count], sparse).map_err(plain)?;
+            write_block(&mut file, &self.buffer[..count], sparse)?;
         }
         if sparse {
             let end = file.stream_position()?;
@@ -344,11 +344,7 @@ fn outside(path: &[u8]) -> anyhow::Error {
 }
 
 fn damaged(error: io::Error) -> anyhow::Error {
-    Kind::BadPackage.because("the archive is damaged", plain(error))
-}
-
-fn plain(error: io::Error) -> anyhow::Error {
-    error.raw_os_error().map_or_else(|| error.into(), |number| Errno::from_raw(number).into())
+    Kind::BadPackage.because("the archive is damaged", error)
 }
 
 #[cfg(test)]

@@ -11,8 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
-use nix::errno::Errno;
-use unshare::fail::hint;
+use unshare::fail::{hint, told};
 use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -267,7 +266,7 @@ impl Fetcher {
                 Ok(0) => return Ok(()),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Failure::Passing(plain(error))),
+                Err(error) => return Err(Failure::Passing(error.into())),
             };
             file.write_all(&buffer[..count]).map_err(disk)?;
             running.update(&buffer[..count]);
@@ -330,12 +329,8 @@ fn of_file(path: &str, from: u64) -> Result<Answer, Failure> {
         Ok(Answer::Bytes(Content { from, total: Some(total), body: Box::new(file) }))
     };
     match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Ok(Answer::NotThere(plain(error).to_string()))
-        }
-        Err(error) => {
-            Err(Failure::Lasting(Kind::Network.because(format!("cannot read '{path}'"), plain(error))))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Answer::NotThere(told(&error.into()))),
+        Err(error) => Err(Failure::Lasting(Kind::Network.because(format!("cannot read '{path}'"), error))),
         Ok(answer) => Ok(answer),
     }
 }
@@ -372,15 +367,7 @@ fn length(file: &File) -> u64 {
 
 fn disk(error: io::Error) -> Failure {
     // Not the network's fault, and no other address will help: but the cache may be on another disk.
-    Failure::Lasting(plain(error).context("cannot write to the cache"))
-}
-
-/// The error by its number and name, as everywhere in these tools.
-fn plain(error: io::Error) -> Error {
-    match error.raw_os_error() {
-        Some(number) => Error::new(Errno::from_raw(number)),
-        None => Error::new(error),
-    }
+    Failure::Lasting(Error::new(error).context("cannot write to the cache"))
 }
 
 fn reason(error: ureq::Error) -> Error {
@@ -390,7 +377,7 @@ fn reason(error: ureq::Error) -> Error {
                 anyhow!("the server's certificate is not to be trusted: {why}"),
                 "SSL_CERT_FILE=FILE names the authorities that are; the usual ones: apt-get install ca-certificates",
             ),
-            _ => plain(error),
+            _ => Error::new(error),
         },
         ureq::Error::HostNotFound => anyhow!("the host's name has no address"),
         ureq::Error::ConnectionFailed => anyhow!("no address of the host answers"),

@@ -22,7 +22,8 @@ use nix::unistd::{
     ForkResult, Gid, Pid, Uid, User, getegid, geteuid, getppid, pipe2, setgroups, setresgid, setresuid,
 };
 use unshare::caps::{self, Caps};
-use unshare::{fail::hint, sys};
+use unshare::fail::{self, hint};
+use unshare::sys;
 
 use crate::progress;
 
@@ -160,7 +161,7 @@ fn help(mut gone: fs::File, uid: Uid, gid: Gid) -> i32 {
     match by_ranges(target, uid, gid) {
         Ok(()) => 0,
         Err(why) => {
-            progress::warn(&format!("every file of the root will belong to you alone: {why:#}"));
+            progress::warn(&format!("every file of the root will belong to you alone: {}", fail::told(&why)));
             match one_id(target, uid, gid) {
                 Ok(()) => ONE_ID,
                 Err(_) => 1,

@@ -92,14 +92,17 @@ impl Staging {
         &self.dir
     }
 
-    /// The tree is whole: it becomes the target.
+    /// The tree is whole: it becomes the target, or it goes, as when somebody else was faster.
     pub fn finish(self) -> Result<()> {
         if self.inside {
-            return inside::move_up(&self.root(), &self.target, &self.dir);
+            return inside::move_up(&self.root(), &self.target, &self.dir).inspect_err(|_| {
+                let _ = inside::take_back(&self.target, &self.dir).and_then(|()| remove_tree(&self.dir));
+            });
         }
         let done = fs::rename(self.root(), &self.target);
-        done.with_context(|| format!("cannot rename the finished tree to '{}'", self.target.display()))?;
-        remove_tree(&self.dir)
+        let done =
+            done.with_context(|| format!("cannot rename the finished tree to '{}'", self.target.display()));
+        done.and(self.abandon())
     }
 
     /// Where a target that is a file is made.
@@ -107,13 +110,16 @@ impl Staging {
         self.dir.join("file")
     }
 
-    /// The file is whole: when it is on the disk it becomes the target.
+    /// The file is whole: when it is on the disk it becomes the target, or it goes.
     pub fn finish_file(self) -> Result<()> {
         let written = File::open(self.file()).and_then(|file| file.sync_all());
-        written.with_context(|| format!("cannot write '{}' to the disk", self.target.display()))?;
-        let done = fs::rename(self.file(), &self.target);
-        done.with_context(|| format!("cannot rename the finished file to '{}'", self.target.display()))?;
-        remove_tree(&self.dir)
+        let written =
+            written.with_context(|| format!("cannot write '{}' to the disk", self.target.display()));
+        let done = written.and_then(|()| {
+            let done = fs::rename(self.file(), &self.target);
+            done.with_context(|| format!("cannot rename the finished file to '{}'", self.target.display()))
+        });
+        done.and(self.abandon())
     }
 
     pub fn abandon(self) -> Result<()> {

@@ -166,7 +166,7 @@ impl Unpacker<'_> {
             if count == 0 {
                 break;
             }
-            file.write_all(&self.buffer[..count]).map_err(plain)?;
+            file.write_all(&self.buffer[..count])?;
             if absolute.is_some() {
                 kept.extend_from_slice(&self.buffer[..count]);
             }
@@ -270,10 +270,6 @@ fn meta(header: &tar::Header) -> Result<Meta> {
 fn outside(path: &[u8]) -> anyhow::Error {
     Kind::BadPackage
         .error(format!("it has a path that leads out of the tree: '{}'", String::from_utf8_lossy(path)))
-}
-
-fn plain(error: std::io::Error) -> anyhow::Error {
-    error.raw_os_error().map_or_else(|| error.into(), |number| Errno::from_raw(number).into())
 }
 
 /// Mode, owner and time of all directories, the first package that has one deciding.

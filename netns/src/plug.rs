@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use serde_json::{Value, json};
-use unshare::fail::{hint, say};
+use unshare::fail::{hint, say, told};
 
 use crate::link::{LinkSpec, Onto, Vlans};
 use crate::machine::{Machine, Undo};
@@ -122,7 +122,10 @@ pub fn pull(machine: &mut Machine, outer: &[Link]) -> Result<()> {
     };
     machine.signals.check()?;
     if let Err(error) = done {
-        say("netns", &format!("note: cannot close '{}' in Open vSwitch: {error:#}", names.join("' '")));
+        say(
+            "netns",
+            &format!("note: cannot close '{}' in Open vSwitch: {}", names.join("' '"), told(&error)),
+        );
     }
     Ok(())
 }
@@ -142,7 +145,7 @@ pub fn forget(ships: &[&str]) {
     };
     let done: Result<()> = close();
     if let Err(error) = done {
-        say("netns", &format!("note: cannot close the ports of '{}': {error:#}", ships.join("' '")));
+        say("netns", &format!("note: cannot close the ports of '{}': {}", ships.join("' '"), told(&error)));
     }
 }
 

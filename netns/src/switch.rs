@@ -7,7 +7,7 @@ use std::fmt;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use serde_json::{Value, json};
-use unshare::fail::{print, say};
+use unshare::fail::{print, say, told};
 
 use crate::address::{Cidr, Mac, format_mac};
 use crate::machine::{Machine, Undo};
@@ -283,7 +283,7 @@ fn ovs_bridges(machine: &mut Machine) -> Vec<ovs::Bridge> {
         Err(error) => Err(error),
     };
     found.unwrap_or_else(|error| {
-        say("netns", &format!("note: {error:#}"));
+        say("netns", &format!("note: {}", told(&error)));
         Vec::new()
     })
 }

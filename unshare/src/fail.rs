@@ -96,6 +96,11 @@ fn words(cause: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
+/// An error with all its causes, as `report` prints it.
+pub fn told(error: &Error) -> String {
+    error.chain().map(words).collect::<Vec<_>>().join(": ")
+}
+
 /// The statuses that differ between tools; 126 and 127 are the same in all.
 pub struct Statuses {
     pub usage: u8,
@@ -105,8 +110,7 @@ pub struct Statuses {
 /// Prints what went wrong and gives the status to end with.
 pub fn report(tool: &str, error: &Error, statuses: &Statuses) -> u8 {
     // All at once, so that two tools that fail at the same time do not mix their words.
-    let causes: Vec<String> = error.chain().map(words).collect();
-    let mut text = format!("{tool}: {}\n", causes.join(": "));
+    let mut text = format!("{tool}: {}\n", told(error));
     let usage = find::<Usage>(error).is_some() || find::<lexopt::Error>(error).is_some();
     if usage {
         text += &format!("Try '{tool} --help' for more information.\n");
