@@ -27,6 +27,8 @@ pub struct Staging {
     dir: PathBuf,
     /// It lies in the target.
     inside: bool,
+    /// Directories above the target that were not there, the deepest first.
+    above: Vec<PathBuf>,
     /// Kept open: it is the lock.
     _lock: Flock<File>,
 }
@@ -36,35 +38,43 @@ impl Staging {
     pub fn make(target: &Path) -> Result<Staging> {
         let target = through_link(absolute(target)?);
         if !inside::must_stay(&target) {
-            check(&target)?;
-            return Staging::beside(target);
+            check_target(&target)?;
+            let above = make_above(&target)?;
+            return Staging::beside(target, above);
         }
         remove_stale(&target, inside::STEM, |ours| inside::take_back(&target, ours))?;
         inside::check(&target)?;
-        Staging::at(target.join(format!("{}{}", inside::STEM, std::process::id())), target, true)
+        let dir = target.join(format!("{}{}", inside::STEM, std::process::id()));
+        Staging { target, inside: true, above: Vec::new(), _lock: lock_new(&dir)?, dir }.with_root()
     }
 
     /// For a target that is a file; one that is there is replaced at the end.
     pub fn make_file(target: &Path) -> Result<Staging> {
         let target = absolute(target)?;
         check_file(&target)?;
-        Staging::beside(target)
+        Staging::beside(target, Vec::new())
     }
 
-    fn beside(target: PathBuf) -> Result<Staging> {
-        let stem = stem(&target)?;
-        remove_stale(target.parent().expect("check has seen it"), &stem, |_| Ok(()))?;
-        Staging::at(target.with_file_name(format!("{stem}{}", std::process::id())), target, false)
+    fn beside(target: PathBuf, above: Vec<PathBuf>) -> Result<Staging> {
+        let make = || -> Result<(PathBuf, Flock<File>)> {
+            check_parent(&target)?;
+            let stem = stem(&target)?;
+            remove_stale(target.parent().expect("check has seen it"), &stem, |_| Ok(()))?;
+            let dir = target.with_file_name(format!("{stem}{}", std::process::id()));
+            Ok((dir.clone(), lock_new(&dir)?))
+        };
+        let (dir, lock) = make().inspect_err(|_| remove_above(&above))?;
+        Staging { target, dir, inside: false, above, _lock: lock }.with_root()
     }
 
-    fn at(dir: PathBuf, target: PathBuf, inside: bool) -> Result<Staging> {
-        let make = || DirBuilder::new().mode(0o700).create(&dir);
-        make().with_context(|| format!("cannot make '{}'", dir.display()))?;
-        let lock =
-            lock(&dir)?.ok_or_else(|| anyhow!("cannot lock '{}': another run has it", dir.display()))?;
-        let staging = Staging { target, dir, inside, _lock: lock };
-        staging.make_root().inspect_err(|_| drop(remove_tree(&staging.dir)))?;
-        Ok(staging)
+    fn with_root(self) -> Result<Staging> {
+        match self.make_root() {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                let _ = self.abandon();
+                Err(error)
+            }
+        }
     }
 
     /// The root must inherit nothing from where it is made: no group, no access list.
@@ -123,7 +133,7 @@ impl Staging {
     }
 
     pub fn abandon(self) -> Result<()> {
-        remove_tree(&self.dir)
+        remove_tree(&self.dir).inspect(|()| remove_above(&self.above))
     }
 
     /// Leaves the tree for the user to look at, under a name that no later run removes.
@@ -150,8 +160,35 @@ fn through_link(target: PathBuf) -> PathBuf {
     real.unwrap_or(target)
 }
 
-/// A target is new, or a directory with nothing in it.
+/// Makes what is missing above a target, as other bootstraps do; gives what was made, the deepest first.
+fn make_above(target: &Path) -> Result<Vec<PathBuf>> {
+    let missing = target.ancestors().skip(1).take_while(|dir| !dir.exists()).map(Path::to_owned);
+    let missing: Vec<PathBuf> = missing.collect();
+    for (at, dir) in missing.iter().enumerate().rev() {
+        let made = fs::create_dir(dir).with_context(|| format!("cannot make '{}'", dir.display()));
+        made.inspect_err(|_| remove_above(&missing[at + 1..]))?;
+    }
+    Ok(missing)
+}
+
+/// As far as nobody else has put anything there.
+fn remove_above(dirs: &[PathBuf]) {
+    let _ = dirs.iter().try_for_each(fs::remove_dir);
+}
+
+/// The directory to work in, locked.
+fn lock_new(dir: &Path) -> Result<Flock<File>> {
+    let make = || DirBuilder::new().mode(0o700).create(dir);
+    make().with_context(|| format!("cannot make '{}'", dir.display()))?;
+    lock(dir)?.ok_or_else(|| anyhow!("cannot lock '{}': another run has it", dir.display()))
+}
+
+/// A target is new, or a directory with nothing in it, and where it is to lie is there.
 pub fn check(target: &Path) -> Result<()> {
+    check_target(target).and_then(|()| check_parent(target))
+}
+
+fn check_target(target: &Path) -> Result<()> {
     let text = format!("cannot make '{}'", target.display());
     let refuse = |why: &str| Kind::Asked.because(text.clone(), anyhow!("{why}"));
     let parent = target.parent().ok_or_else(|| refuse("it is the root directory"))?;
@@ -174,7 +211,7 @@ pub fn check(target: &Path) -> Result<()> {
             }
         }
     }
-    check_parent(target)
+    Ok(())
 }
 
 fn check_file(target: &Path) -> Result<()> {
