@@ -1188,7 +1188,7 @@ fn processes_are_found_by_name_and_names_by_process() {
         same "$(netns pids web)" "$(ip netns pids web)"
         same "$(netns identify $p)" "$(printf 'alias\nweb')"; same "$(netns identify)" ""
         same "$(netns exec other netns identify) $(netns identify $$)" "other "
-        netns pids --json web | sed "s/$p/PID/;s/\"inode\":[0-9]*/\"inode\":0/"; netns identify --json $p | sed "s/$p/PID/;s/\"inode\":[0-9]*/\"inode\":0/"
+        netns pids --json web >$T/j; netns identify --json $p >>$T/j; sed "s/\"inode\":[0-9]*/\"inode\":0/;s/$p/PID/" $T/j
         fails 1 netns pids none; says "no network namespace 'none'"
         echo >$T/f; wait $p
         fails 1 netns identify $p; says "no such process: '$p'"; fails 1 netns pids pid:$p
