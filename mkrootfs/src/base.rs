@@ -56,7 +56,7 @@ pub fn is_private(cache: &Cache) -> Result<bool> {
         // Old set-id programs lie in there: others must not get at them.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.with_context(|| format!("cannot make '{}'", path.display()))?;
-        // An earlier version made it as the umask allowed.
+        // Whoever made it.
         let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
     }
     let real = fs::canonicalize(cache.dir().join("base")).context("cannot find the cache")?;

@@ -147,8 +147,7 @@ impl Fetcher {
                     let (mut bytes, begun) = (Vec::new(), Instant::now());
                     match body.take(LIMIT).read_to_end(&mut bytes) {
                         Ok(_) => {
-                            let rate = bytes.len() as f64 / begun.elapsed().as_secs_f64();
-                            self.rate.store(rate as u64, Ordering::Relaxed);
+                            self.measure(bytes.len(), begun.elapsed());
                             return Ok(Some(bytes));
                         }
                         Err(error) => last = Some(Error::new(error)),
@@ -161,6 +160,14 @@ impl Fetcher {
         }
         let cause = last.expect("each try that did not return has left its reason");
         Err(Kind::Network.because(format!("cannot fetch '{url}'"), cause))
+    }
+
+    /// What fits into TCP's first window (RFC 6928) comes with the answer's head, and says nothing of the way.
+    fn measure(&self, bytes: usize, time: Duration) {
+        const WINDOW: usize = 16 << 10;
+        if bytes > WINDOW {
+            self.rate.store((bytes as f64 / time.as_secs_f64()) as u64, Ordering::Relaxed);
+        }
     }
 
     /// Whether a megabyte more is fetched sooner than it is unpacked from a tighter form. A far mirror never seems

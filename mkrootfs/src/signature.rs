@@ -133,15 +133,12 @@ fn by_sqv(keyrings: &[PathBuf], files: &Files, signature: &[u8]) -> Result<Optio
 
 /// Armored signatures that stand one behind the other; all else is one block.
 fn blocks(signature: &[u8]) -> Vec<&[u8]> {
-    let starts: Vec<usize> = memchr::memmem::find_iter(signature, b"-----BEGIN ").collect();
-    match starts.len() {
-        0 | 1 => vec![signature],
-        _ => starts
-            .iter()
-            .zip(starts[1..].iter().chain([&signature.len()]))
-            .map(|(a, b)| &signature[*a..*b])
-            .collect(),
+    let mut bounds: Vec<usize> = memchr::memmem::find_iter(signature, b"-----BEGIN ").collect();
+    if bounds.len() < 2 {
+        return vec![signature];
     }
+    bounds.push(signature.len());
+    bounds.windows(2).map(|bound| &signature[bound[0]..bound[1]]).collect()
 }
 
 #[cfg(feature = "rpgp")]
