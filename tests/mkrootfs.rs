@@ -1412,6 +1412,9 @@ fn a_mount_point_is_filled() {
         "strace -qq -o /dev/null -e inject=renameat:signal=KILL:when=4 \"$@\"; ls -A \"$OUT/root\" | wc -l; ";
     let again = within(&format!("{half} mkdir \"$OUT/root/lost+found\"; {same}")).ended_with(0);
     again.printed("4\nbin dev etc lib lib64 lost+found proc sbin usr var  755 0\n");
+    let subvolume = "truncate -s 200M \"$OUT/../disk\"; mkfs.btrfs -q \"$OUT/../disk\" >&2; umount \"$OUT/root\"; \
+        mount -o loop \"$OUT/../disk\" \"$OUT\"; btrfs subvolume create \"$OUT/root\" >&2; \"$@\" && ls -A \"$OUT/root\" | wc -l";
+    within(subvolume).ended_with(0).printed("9\n");
     let taken = within("echo x > \"$OUT/root/file\"; \"$@\"; echo $?; ls -A \"$OUT/root\"");
     taken.said("the directory is not empty: it has 'file'").printed("2\nfile\n");
 }

@@ -13,10 +13,10 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{
-    Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, futimens, makedev, mkdirat, mknodat, utimensat,
+    Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, makedev, mkdirat, mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 use tar::EntryType;
 use unshare::rooted;
 
@@ -252,11 +252,7 @@ fn remove(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
     if name.is_empty() || name == "." || name == ".." {
         bail!(outside(name.as_bytes()));
     }
-    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(Errno::EISDIR | Errno::EPERM) => staging::remove_dir(dir, name, fstat(dir)?.st_dev),
-        Err(errno) => Err(errno.into()),
-    }
+    staging::remove_at(dir, name)
 }
 
 fn clear(dir: &OwnedFd) -> Result<()> {

@@ -10,13 +10,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::errno::Errno;
 use nix::fcntl::renameat;
 use nix::sys::stat::{Mode, fchmod, futimens};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+use nix::unistd::{Gid, Uid, fchown};
 
-use crate::staging::remove_dir;
+use crate::staging::remove_at;
 use crate::sys;
 use crate::trouble::Kind;
 
@@ -39,13 +38,13 @@ pub fn must_stay(target: &Path) -> bool {
     is_dir(target) && (is_mount_point(target) || is_dir(&target.join(LOST_FOUND)))
 }
 
+/// Or a subvolume of btrfs, which has a device number of its own.
 fn is_mount_point(target: &Path) -> bool {
     let open = |path: &Path| File::open(path).ok();
     let Some((here, above)) = open(target).zip(target.parent().and_then(open)) else { return false };
-    match sys::mount_id(here.as_fd()).ok().zip(sys::mount_id(above.as_fd()).ok()) {
-        Some((here, above)) => here != above,
-        None => here.metadata().ok().map(|data| data.dev()) != above.metadata().ok().map(|data| data.dev()),
-    }
+    let device = |dir: &File| dir.metadata().ok().map(|data| data.dev());
+    let mount = |dir: &File| sys::mount_id(dir.as_fd()).ok();
+    device(&here) != device(&above) || mount(&here) != mount(&above)
 }
 
 /// Nothing of anybody's may lie in it.
@@ -64,6 +63,10 @@ pub fn move_up(root: &Path, target: &Path, ours: &Path) -> Result<()> {
     let failed = || format!("cannot move the finished tree into '{}'", target.display());
     let (from, to) = (File::open(root).with_context(failed)?, File::open(target).with_context(failed)?);
     let data = from.metadata().with_context(failed)?;
+    // What may fail comes before the first entry moves.
+    fchown(&to, Some(Uid::from_raw(data.uid())), Some(Gid::from_raw(data.gid())))
+        .and_then(|()| fchmod(&to, Mode::from_bits_truncate(data.mode())))
+        .with_context(failed)?;
     let names = names(root)?;
     let list: Vec<u8> = names.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
     fs::write(ours.join(LIST), list).with_context(failed)?;
@@ -71,12 +74,9 @@ pub fn move_up(root: &Path, target: &Path, ours: &Path) -> Result<()> {
         renameat(&from, name.as_os_str(), &to, name.as_os_str()).with_context(failed)?;
     }
     fs::remove_file(ours.join(LIST)).with_context(failed)?;
-    remove_dir(to.as_fd(), ours.file_name().with_context(failed)?, data.dev()).with_context(failed)?;
+    remove_at(to.as_fd(), ours.file_name().with_context(failed)?).with_context(failed)?;
     let time = TimeSpec::new(data.mtime(), data.mtime_nsec());
-    fchown(&to, Some(Uid::from_raw(data.uid())), Some(Gid::from_raw(data.gid())))
-        .and_then(|()| fchmod(&to, Mode::from_bits_truncate(data.mode())))
-        .and_then(|()| futimens(&to, &time, &time))
-        .with_context(failed)
+    futimens(&to, &time, &time).with_context(failed)
 }
 
 /// Takes away what a killed run has moved up.
@@ -84,16 +84,9 @@ pub fn take_back(target: &Path, ours: &Path) -> Result<()> {
     let Ok(list) = fs::read(ours.join(LIST)) else { return Ok(()) };
     let failed = || format!("cannot remove what a killed run has left in '{}'", target.display());
     let dir = File::open(target).with_context(failed)?;
-    let device = dir.metadata().with_context(failed)?.dev();
     let names = list.split(|byte| *byte == 0).map(OsStr::from_bytes);
     for name in names.filter(|name| !name.is_empty() && !name.as_bytes().contains(&b'/')) {
-        match unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(Errno::EISDIR | Errno::EPERM) => {
-                remove_dir(dir.as_fd(), name, device).with_context(failed)?
-            }
-            Err(errno) => return Err(errno).with_context(failed),
-        }
+        remove_at(dir.as_fd(), name).with_context(failed)?;
     }
     Ok(())
 }

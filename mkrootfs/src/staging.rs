@@ -1,8 +1,9 @@
 //! staging: a new tree is made beside its target and renamed when it is whole.
 //!
-//! `TARGET.partial-PID/root` becomes TARGET, or, where TARGET is a mount point, what lies in it. The outer directory is open to root only, as half a system has
-//! set-id programs already, and is held locked (flock(2)) while anybody works in it: one without a lock is
-//! what a killed run left, and the next run for the same target removes it.
+//! `TARGET.partial-PID/root` becomes TARGET, or, where TARGET is a mount point, what lies in it. The outer
+//! directory is open to root only, as half a system has set-id programs already, and is held locked (flock(2))
+//! while anybody works in it: one without a lock is what a killed run left, and the next run for the same target
+//! removes it.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -183,31 +184,33 @@ fn lock_new(dir: &Path) -> Result<Flock<File>> {
     lock(dir)?.ok_or_else(|| anyhow!("cannot lock '{}': another run has it", dir.display()))
 }
 
-/// A target is new, or a directory with nothing in it, and where it is to lie is there.
+/// A target is new, or a directory with nothing in it and nothing on it, and where it is to lie is there.
 pub fn check(target: &Path) -> Result<()> {
-    check_target(target).and_then(|()| check_parent(target))
+    check_target(target)?;
+    let device = |path: &Path| fs::metadata(path).ok().map(|data| data.dev());
+    if device(target).is_some_and(|own| target.parent().and_then(device) != Some(own)) {
+        bail!(Kind::Asked.hinted(
+            format!("cannot make '{}'", target.display()),
+            "something is mounted there",
+            "name a new directory below it"
+        ));
+    }
+    check_parent(target)
 }
 
 fn check_target(target: &Path) -> Result<()> {
     let text = format!("cannot make '{}'", target.display());
     let refuse = |why: &str| Kind::Asked.because(text.clone(), anyhow!("{why}"));
-    let parent = target.parent().ok_or_else(|| refuse("it is the root directory"))?;
+    target.parent().ok_or_else(|| refuse("it is the root directory"))?;
     match fs::symlink_metadata(target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot look at '{}'", target.display())),
         Ok(data) if !data.is_dir() => bail!(refuse("there is something that is not a directory")),
-        Ok(data) => {
+        Ok(_) => {
             let mut entries =
                 fs::read_dir(target).with_context(|| format!("cannot read '{}'", target.display()))?;
             if entries.next().is_some() {
                 bail!(refuse("the directory is not empty"));
-            }
-            if fs::metadata(parent).is_ok_and(|above| above.dev() != data.dev()) {
-                bail!(Kind::Asked.hinted(
-                    text,
-                    "something is mounted there",
-                    "name a new directory below it"
-                ));
             }
         }
     }
@@ -287,7 +290,7 @@ pub fn remove_tree(path: &Path) -> Result<()> {
 }
 
 /// As `remove_tree`, of a name in an open directory.
-pub fn remove_dir(parent: std::os::fd::BorrowedFd<'_>, name: &std::ffi::OsStr, device: u64) -> Result<()> {
+fn remove_dir(parent: std::os::fd::BorrowedFd<'_>, name: &std::ffi::OsStr, device: u64) -> Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = openat(parent, name, flags, Mode::empty())?;
     if fstat(&fd)?.st_dev != device {
@@ -304,11 +307,16 @@ pub fn remove_dir(parent: std::os::fd::BorrowedFd<'_>, name: &std::ffi::OsStr, d
             remove_dir(fd.as_fd(), entry_name, device)?;
             continue;
         }
-        match unlinkat(&fd, entry_name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(Errno::EISDIR | Errno::EPERM) => remove_dir(fd.as_fd(), entry_name, device)?,
-            Err(errno) => return Err(errno.into()),
-        }
+        remove_at(fd.as_fd(), entry_name)?;
     }
     Ok(unlinkat(parent, name, UnlinkatFlags::RemoveDir)?)
+}
+
+/// As `remove_tree`, of a name in an open directory, whatever it is; it may be gone already.
+pub fn remove_at(dir: std::os::fd::BorrowedFd<'_>, name: &std::ffi::OsStr) -> Result<()> {
+    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::EISDIR | Errno::EPERM) => remove_dir(dir, name, fstat(dir)?.st_dev),
+        Err(errno) => Err(errno.into()),
+    }
 }
